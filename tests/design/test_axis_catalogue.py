@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlmablate.design.catalogue import axis_names, load_axis, parse_axis, questions
+from vlmablate.design.compose import composer
+from vlmablate.design.steps import TABLE, towers
+from vlmablate.errors import UserError
+from vlmablate.paths import resource
+
+SCALES = ("tiny", "smoke")
+RAW = {
+    "name": "toy",
+    "question": "Does it matter?",
+    "baseline": "a",
+    "arms": {"a": {"overrides": []}, "b": {"overrides": ["image=resize_naive"], "label": "the b"}},
+}
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composer() as made:
+        yield made
+
+
+def test_the_axes_of_the_first_slice_exist():
+    assert {"image_resize", "visual_representation", "fusion", "epochs", "stages"} <= set(axis_names())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", axis_names())
+def test_every_arm_of_every_axis_composes_to_a_different_configuration(compose, name, scale):
+    axis = load_axis(name, scale)
+    assert axis.arm(axis.baseline).name == axis.baseline
+    assert set(axis.affects) <= set(TABLE)
+    assert axis.paper.keys() >= {"section", "figure", "comparison", "p_published", "verdict"}
+    assert axis.limits
+    for context in axis.contexts:
+        configs = []
+        for arm in axis.arms:
+            config = compose.compose([f"scale={scale}", *context.overrides, *arm.overrides])
+            listed = towers(config)
+            if scale == "smoke":  # it must run without any asset
+                assert config["data"]["pictures"] == "drawn_shapes"
+                assert all(str(tower).startswith("smoke_") for tower in listed)
+            configs.append(config)
+        assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
+
+
+def test_questions_read_without_yaml_equal_those_read_with_it():
+    read = questions()
+    for name in axis_names():
+        raw = yaml.safe_load((resource("conf") / "axis" / f"{name}.yaml").read_text())
+        assert read[name] == raw["question"] == load_axis(name).question
+
+
+def test_unknown_axis_lists_what_exists():
+    with pytest.raises(UserError) as caught:
+        load_axis("fusoin")
+    assert "did you mean 'fusion'" in str(caught.value)
+    assert all(f"  {name}" in str(caught.value) for name in axis_names())
+
+
+def test_axis_names_are_exact():
+    with pytest.raises(UserError):
+        load_axis("image")
+    with pytest.raises(UserError):
+        load_axis("../config")
+
+
+def test_unknown_arm_lists_what_exists():
+    with pytest.raises(UserError, match="letterbox"):
+        load_axis("image_resize").arm("leterbox")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "c"}, "baseline 'c' is none of its arms"),
+        ({"arms": {"a": {"overrides": []}}}, "at least two arms"),
+        ({"arms": {"a": {"overrides": []}, "b": {}}}, "arms.b.overrides"),
+        ({"arms": {"a": {"overrides": []}, "B c": {"overrides": []}}}, "not a name"),
+        ({"arms": []}, "field arms"),
+        ({"question": ""}, "question is missing"),
+        ({"name": "other"}, "is called toy.yaml"),
+        ({"arm": {}}, "unknown field 'arm'"),
+        ({"scales": {"smoke": {"question": "x"}}}, "unknown field 'question'"),
+    ],
+)
+def test_a_file_that_breaks_the_format_is_refused_with_the_place(change, message):
+    with pytest.raises(UserError) as caught:
+        parse_axis({**RAW, **change}, "smoke", "toy.yaml", "toy")
+    assert message in str(caught.value)
+    assert "toy.yaml" in str(caught.value)
+
+
+def test_a_scale_replaces_arms_and_baseline():
+    arms = {"x": {"overrides": []}, "y": {"overrides": ["image=resize_crop"]}}
+    raw = {**RAW, "scales": {"smoke": {"arms": arms, "baseline": "x"}}}
+    smoke = parse_axis(raw, "smoke", "toy.yaml", "toy")
+    assert (smoke.baseline, [arm.name for arm in smoke.arms]) == ("x", ["x", "y"])
+    tiny = parse_axis(raw, "tiny", "toy.yaml", "toy")
+    assert [(arm.name, arm.label) for arm in tiny.arms] == [("a", "a"), ("b", "the b")]
+
+
+def test_an_axis_survives_the_way_through_study_json():
+    axis = load_axis("fusion", "smoke")
+    raw = axis.to_dict()
+    assert parse_axis({**raw, "name": "fusion"}, "", "study.json", "fusion") == axis
+
+
+def test_broken_yaml_is_a_user_error(tmp_path: Path):
+    (tmp_path / "toy.yaml").write_text("name: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_axis("toy", directory=tmp_path)

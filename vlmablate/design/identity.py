@@ -1,0 +1,149 @@
+"""Canonical form and content identity.
+
+``id = base32(sha256(canonical JSON of {kind, version, config, deps}))[:16]``: 80 bits, lower case, so that a
+step is found again by what it *means*, wherever and whenever it runs. Three rules keep identity honest:
+
+* the encoder refuses values without one canonical form, instead of guessing (``repr`` of a set depends on
+  hash seeds; ``nan != nan``; a numpy scalar prints differently between releases);
+* numbers are compared by value: ``2`` and ``2.0`` are one epoch count, ``True`` is not ``1``;
+* a field that was added later and stands at its declared default is left out (:func:`elide`), so old ids live
+  on.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+ID_LENGTH = 16
+_LARGEST_EXACT = 2**53
+
+
+class CanonicalError(TypeError):
+    """A value without a canonical form was about to enter an identity. The message says where it sits."""
+
+
+def canonical(value: Any) -> str:
+    """The one canonical JSON text of ``value``: sorted keys, no spaces, shortest round-trip floats.
+
+    Accepted: None, bool, int, finite float, str, list, and dict with str keys, exactly these types. A float
+    with an integer value is written as that integer, so that ``1`` and ``1.0`` agree.
+
+    Raises:
+        CanonicalError: on nan, infinity, sets, tuples, bytes, numpy values, enums, non-string keys, lone
+            surrogates, and everything else; the message gives the path of the offending value.
+    """
+    return _encode(value, "$")
+
+
+def _encode(value: Any, where: str) -> str:
+    kind = type(value)
+    if value is None or kind is bool:
+        return json.dumps(value)
+    if kind is int:
+        return str(value)
+    if kind is float:
+        return _encode_float(value, where)
+    if kind is str:
+        return _encode_text(value, where)
+    if kind is list:
+        return "[" + ",".join(_encode(item, f"{where}[{i}]") for i, item in enumerate(value)) + "]"
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                raise CanonicalError(
+                    f"{where}: the key {key!r} is a {type(key).__name__}; keys must be text "
+                    "(two keys that print alike would share an identity)"
+                )
+        items = (f"{_encode_text(k, where)}:{_encode(value[k], f'{where}.{k}')}" for k in sorted(value))
+        return "{" + ",".join(items) + "}"
+    raise CanonicalError(
+        f"{where}: a {kind.__module__}.{kind.__qualname__} has no canonical form: {value!r:.80}; "
+        "use None, bool, int, float, str, list or dict"
+    )
+
+
+def _encode_float(value: float, where: str) -> str:
+    if not math.isfinite(value):
+        raise CanonicalError(
+            f"{where}: {value} has no canonical form; leave the field out or use a finite number"
+        )
+    if value.is_integer() and abs(value) < _LARGEST_EXACT:
+        return str(int(value))
+    return repr(value)
+
+
+def _encode_text(value: str, where: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CanonicalError(f"{where}: the text {value!r:.80} is not valid Unicode") from error
+    return json.dumps(value, ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """Hexadecimal SHA-256 of the canonical form of ``value``."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def short_id(value: Any) -> str:
+    """The first 16 letters of the base-32 SHA-256 of the canonical form of ``value``, lower case
+    (80 bits).
+    """
+    raw = hashlib.sha256(canonical(value).encode()).digest()
+    return base64.b32encode(raw).decode().lower()[:ID_LENGTH]
+
+
+def elide(config: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` without the later-added fields that stand at their default. The argument is left unchanged.
+
+    Args:
+        config: the semantic config of a step.
+        added: dotted path -> default, for every field that joined after ids had been given out. A whole group
+            that joined is declared by its own path with its dictionary of defaults. Deeper paths are elided
+            first, so a group may grow after it joined.
+    """
+    result = _copy(config)
+    for path in sorted(added, key=lambda p: (-p.count("."), p)):
+        *parents, leaf = path.split(".")
+        node: Any = result
+        for key in parents:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and leaf in node and canonical(node[leaf]) == canonical(added[path]):
+            del node[leaf]
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+def step_id(
+    kind: str,
+    version: int,
+    config: dict[str, Any],
+    deps: dict[str, str],
+    added: Mapping[str, Any] | None = None,
+) -> str:
+    """The identity of a step.
+
+    Args:
+        kind: the step kind, for example ``features``.
+        version: the version of the kind's meaning; raising it retires every result of the kind.
+        config: the semantic config of the step, and nothing about where or how fast it runs.
+        deps: role -> id of the step that fills it.
+        added: the kind's later-added fields and their defaults (see :func:`elide`).
+
+    Raises:
+        CanonicalError: when the config holds a value without a canonical form.
+    """
+    semantic = elide(config, added) if added else config
+    return short_id({"kind": kind, "version": version, "config": semantic, "deps": deps})

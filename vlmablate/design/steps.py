@@ -1,0 +1,274 @@
+"""Which part of a configuration enters which step: one table, and the graph of a run built from it. Pure.
+
+A step's config holds exactly the subtrees that can change its result. The placement of work (threads,
+workers, device, launcher) and the words for people (axis, study, label, paper) appear in no row, so they
+cannot enter an id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from vlmablate.design.identity import canonical, digest, elide, step_id
+from vlmablate.design.spec import RunSpec, StepSpec
+from vlmablate.errors import UserError, unknown_name
+
+FEATURES = "features*"
+"""In a row's ``deps``: one dependency per tower, with the roles features0, features1, …"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        version: raise it when the meaning of the kind changes; every stored result of the kind is then
+            retired.
+        fields: config field of the step -> dotted path in the composed configuration, or ``$name`` for a
+            value that the graph supplies (tower, weights, assets, seeds).
+        deps: role -> role of the step in the run that fills it.
+        added: fields that joined after ids had been given out, with the defaults at which they are left out.
+    """
+
+    version: int
+    fields: Mapping[str, str]
+    deps: Mapping[str, str]
+    added: Mapping[str, Any] = field(default_factory=dict)
+
+
+TABLE: Mapping[str, Row] = MappingProxyType(
+    {
+        "scenes": Row(1, {"data": "data", "assets": "$assets"}, {}),
+        "pretrain": Row(
+            1,
+            {"llm": "llm", "grid": "vision.grid", "language": "$language", "precision": "precision"},
+            {"scenes": "scenes"},
+        ),
+        "features": Row(
+            1,
+            {
+                "tower": "$tower",
+                "grid": "vision.grid",
+                "image": "image",
+                "precision": "precision",
+                "weights": "$weights",
+            },
+            {"scenes": "scenes"},
+        ),
+        "align": Row(
+            1,
+            {
+                "projector": "projector",
+                "position": "position",
+                "stages.align": "stages.align",
+                "seed": "$training_seed",
+                "precision": "precision",
+            },
+            {FEATURES: FEATURES, "language": "pretrain", "scenes": "scenes"},
+        ),
+        "finetune": Row(
+            1,
+            {
+                "projector": "projector",
+                "position": "position",
+                "stages.finetune": "stages.finetune",
+                "seed": "$training_seed",
+                "precision": "precision",
+            },
+            {FEATURES: FEATURES, "init": "$init", "scenes": "scenes"},
+        ),
+        "evaluate": Row(
+            1,
+            {"benchmark": "benchmark", "seed": "$evaluation_seed", "precision": "precision"},
+            {"model": "finetune", FEATURES: FEATURES, "scenes": "scenes"},
+        ),
+    }
+)
+
+LANGUAGE_FIELDS = ("name", "pictures")
+"""The fields of ``data`` that decide the words of the language model."""
+
+_SEED_FIELDS = frozenset({"seed"})
+
+
+def select(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a composed configuration. Raises UserError that lists the keys
+    there are.
+    """
+    node: Any = config
+    parents: list[str] = []
+    for part in path.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            names = node if isinstance(node, Mapping) else ()
+            raise unknown_name("configuration key", part, names, where=".".join(parents))
+        node = node[part]
+        parents.append(part)
+    return node
+
+
+def _place(target: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    for key in parents:
+        target = target.setdefault(key, {})
+    target[leaf] = value
+
+
+def tower_name(tower: str | Mapping[str, Any]) -> str:
+    """The name of a tower that is written as a name, or as a mapping with a name and options."""
+    return tower if isinstance(tower, str) else str(tower["name"])
+
+
+def towers(config: Mapping[str, Any]) -> list[str | dict[str, Any]]:
+    """The vision towers of a configuration, in order, each a name or a mapping with a ``name``.
+
+    Raises:
+        UserError: for anything else, for a tower that occurs twice, and for a fusion that does not fit their
+            number.
+    """
+    listed = select(config, "vision.towers")
+    fusion = select(config, "vision.fusion")
+    if not isinstance(listed, list) or not listed:
+        raise UserError(f"vision.towers must be a list of towers, not {listed!r}")
+    for tower in listed:
+        if not isinstance(tower, str) and not (isinstance(tower, dict) and "name" in tower):
+            raise UserError(f"vision.towers: a tower is a name or a mapping with a name, not {tower!r}")
+    if len({canonical(tower) for tower in listed}) != len(listed):
+        raise UserError(f"vision.towers names a tower twice: {listed}")
+    if fusion == "none" and len(listed) > 1:
+        raise UserError(
+            f"{len(listed)} towers {listed} need a fusion: add fusion=channel_concat, or keep one tower"
+        )
+    if fusion != "none" and len(listed) < 2:
+        raise UserError(
+            f"fusion={fusion} needs two towers or more, vision.towers is {listed}: "
+            "use vision.towers=[a,b], or fusion=none"
+        )
+    return listed
+
+
+def build_run(
+    config: Mapping[str, Any],
+    *,
+    arm: str,
+    context: str,
+    seed: int,
+    assets: Mapping[str, str],
+    tower_weights: Mapping[str, str],
+    scale: str = "",
+) -> RunSpec:
+    """The steps of one run with their ids.
+
+    Args:
+        config: the composed configuration of the cell; ``precision`` must be resolved (no ``auto``).
+        arm, context, seed: the run's place in the study. The seed drives initialisation and data order; the
+            evaluation seed is a constant of the configuration.
+        assets: asset set -> digest of its manifest, for the sets the scenes are composed from.
+        tower_weights: tower -> SHA-256 of its weights (``random`` for a tower that is not pretrained).
+        scale: the scale preset, kept as a hint for time estimates.
+
+    Raises:
+        UserError: for a fusion that does not fit the towers, or a configuration that lacks a field.
+        CanonicalError: for a value that has no canonical form.
+    """
+    listed = towers(config)
+    align = select(config, "stages.align") is not None
+    supplied: dict[str, Any] = {
+        "$assets": dict(assets),
+        "$language": {key: config["data"][key] for key in LANGUAGE_FIELDS if key in config["data"]},
+        "$training_seed": {"init": seed, "order": seed},
+        "$evaluation_seed": {"evaluation": select(config, "seed.evaluation")},
+    }
+    aliases = {"$init": "align" if align else "pretrain"}
+    feature_roles = [f"features{i}" for i in range(len(listed))]
+    steps: dict[str, StepSpec] = {}
+
+    def add(role: str, kind: str, extra: Mapping[str, Any] = MappingProxyType({})) -> None:
+        row = TABLE[kind]
+        values = {**supplied, **extra}
+        step_config: dict[str, Any] = {}
+        for name, source in row.fields.items():
+            _place(step_config, name, values[source] if source.startswith("$") else select(config, source))
+        deps: dict[str, str] = {}
+        for dep_role, source in row.deps.items():
+            if dep_role == FEATURES:
+                deps.update({role: steps[role].id for role in feature_roles})
+            else:
+                deps[dep_role] = steps[aliases.get(source, source)].id
+        by_id = {step.id: step for step in steps.values()}
+        identity = step_id(kind, row.version, step_config, deps, row.added)
+        steps[role] = StepSpec(
+            kind=kind,
+            version=row.version,
+            id=identity,
+            slug=_slug(kind, step_config, [by_id[i] for i in deps.values()]),
+            config=step_config,
+            deps=deps,
+            hints={
+                "scale": scale,
+                "similar": _similar(kind, row, step_config, {r: by_id[i] for r, i in deps.items()}),
+                "units": _units(kind, step_config),
+            },
+        )
+
+    add("scenes", "scenes")
+    add("pretrain", "pretrain")
+    for role, tower in zip(feature_roles, listed, strict=True):
+        name = tower_name(tower)
+        if name not in tower_weights:
+            raise unknown_name("tower", name, tower_weights)
+        add(role, "features", {"$tower": tower, "$weights": tower_weights[name]})
+    if align:
+        add("align", "align")
+    add("finetune", "finetune")
+    add("evaluate", "evaluate")
+    return RunSpec(arm, context, seed, steps)
+
+
+def _without_seeds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_seeds(v) for k, v in value.items() if k not in _SEED_FIELDS}
+    return value
+
+
+def _similar(kind: str, row: Row, config: dict[str, Any], deps: dict[str, StepSpec]) -> str:
+    """A key shared by steps that do the same work with another seed; follows the dependencies."""
+    parts = {role: step.hints["similar"] for role, step in deps.items()}
+    semantic = _without_seeds(elide(config, row.added))
+    return digest({"kind": kind, "version": row.version, "config": semantic, "deps": parts})[:16]
+
+
+def _units(kind: str, config: dict[str, Any]) -> float:
+    """How much work relative to other steps of the kind at one scale: the epochs of a training
+    step, else 1.
+    """
+    stage = config.get("stages", {}).get(kind) if isinstance(config.get("stages"), dict) else None
+    epochs = stage.get("epochs") if isinstance(stage, dict) else None
+    return float(epochs) if isinstance(epochs, int | float) and epochs > 0 else 1.0
+
+
+def _words(*parts: Any) -> str:
+    text = "-".join(str(part) for part in parts if part not in (None, ""))
+    return re.sub(r"[^a-z0-9_.+-]+", "", text.lower())[:60].strip("-.") or "step"
+
+
+def _slug(kind: str, config: dict[str, Any], deps: list[StepSpec]) -> str:
+    """Readable words for a directory. A function of what the id is made of, so one id always gets
+    one slug.
+    """
+    if kind == "scenes":
+        data = config["data"]
+        return _words(data.get("name"), data.get("pictures"), data.get("train_scenes"))
+    if kind == "pretrain":
+        llm = config["llm"]
+        return _words(llm.get("name"), llm.get("layers"), llm.get("width"))
+    if kind == "features":
+        return _words(tower_name(config["tower"]), config["image"].get("resize"))
+    seeds = config["seed"]
+    inherited = [dep.slug for dep in deps if dep.kind == "finetune"]
+    if inherited:
+        return inherited[0]
+    return _words("+".join(dep.slug for dep in deps if dep.kind == "features"), f"s{seeds['init']}")
