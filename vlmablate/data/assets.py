@@ -1,0 +1,85 @@
+"""The asset sets of the user's cache: what a configuration needs, whether it is there, and where.
+
+Thin functions over `vlmablate.data.asset_cache`, bound to the cache folder of the user. Neither numpy nor
+torch is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmablate import paths
+from vlmablate.data.archive_store import Report
+from vlmablate.data.asset_cache import AssetStatus, Cache
+from vlmablate.data.sources import SETS
+from vlmablate.errors import unknown_name
+
+DRAWN_PICTURES = "drawn_shapes"
+BACKGROUNDS = "photo_backgrounds"
+
+
+def cache() -> Cache:
+    """The user's cache (`$VLMABLATE_CACHE`, or the user's cache folder)."""
+    return Cache(paths.cache_dir())
+
+
+def ensure(names: Iterable[str], report: Report = print) -> dict[str, str]:
+    """See `Cache.ensure`."""
+    return cache().ensure(names, report)
+
+
+def use(name: str, digest: str | None = None, report: Report = print) -> tuple[str, Path]:
+    """See `Cache.use`."""
+    return cache().use(name, digest, report)
+
+
+def provider(name: str) -> str:
+    """See `Cache.provider`."""
+    return cache().provider(name)
+
+
+def location(name: str) -> Path:
+    """See `Cache.location`."""
+    return cache().location(name)
+
+
+def status() -> list[AssetStatus]:
+    """See `Cache.status`."""
+    return cache().status()
+
+
+def required(config: Mapping[str, Any]) -> list[str]:
+    """The asset sets that a composed configuration needs: weights of its towers, its pictures and
+    backgrounds.
+
+    Smoke towers and drawn shapes need none. Raises UserError for an unknown tower or picture source.
+    """
+    from vlmablate.vlm.towers.registry import asset_of
+
+    names = [asset for tower in config["vision"]["towers"] if (asset := asset_of(tower)) is not None]
+    pictures = config["data"].get("pictures", DRAWN_PICTURES)
+    if pictures != DRAWN_PICTURES:
+        if pictures not in SETS:
+            raise unknown_name(
+                "picture source", pictures, [*_picture_sets(), DRAWN_PICTURES], "data.pictures"
+            )
+        names += [pictures, BACKGROUNDS]
+    return list(dict.fromkeys(names))
+
+
+def tower_weights(config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
+    """Digest of the weights of each tower, `random` for one without; `digests` as `ensure` returns them."""
+    from vlmablate.vlm.towers.registry import asset_of, name_of
+
+    weights = {}
+    for tower in config["vision"]["towers"]:
+        asset = asset_of(tower)
+        weights[name_of(tower)] = "random" if asset is None else digests[asset]
+    return weights
+
+
+def _picture_sets() -> list[str]:
+    chained = {asset.fallback for asset in SETS.values() if asset.fallback}
+    return [asset.name for asset in SETS.values() if asset.fallback or asset.name in chained]

@@ -1,0 +1,80 @@
+"""The closed vocabulary of the embedded data: every word of a question, an answer or a scene written as text.
+
+Boxes are written as four bin words, `<x0> <y0> <x1> <y1>`, each the floor of a coordinate in [0, 1] of the model's
+square picture times the number of bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlmablate.data.lexicon import CATEGORIES, Lexicon
+from vlmablate.data.questions import EXTREMES, NUMBERS
+
+PAD, EMPTY = "<pad>", "."
+BINS = 20
+TASK_WORDS = (
+    "?", "yes", "no", "what", "kind", "is", "there", "a", "how", "many", "objects", "where", "left", "right", "of",
+    "above", "below", "does", "the", "sign", "say", "describe",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words by id; id 0 is padding, id 1 the empty cell of a scene written as text."""
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.words)) != len(self.words):
+            raise ValueError("vocabulary: a word occurs twice")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def ids(self) -> dict[str, int]:
+        return {word: index for index, word in enumerate(self.words)}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of space-separated words. Raises KeyError naming a word outside the vocabulary."""
+        ids = self.ids
+        return [ids[word] for word in text.split()]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return " ".join(self.words[token] for token in tokens)
+
+
+def build_vocabulary(lexicon: Lexicon) -> Vocabulary:
+    bins = tuple(f"<{index}>" for index in range(BINS))
+    return Vocabulary(
+        (
+            PAD,
+            EMPTY,
+            *TASK_WORDS,
+            *EXTREMES,
+            *NUMBERS,
+            *CATEGORIES,
+            *lexicon.words,
+            *lexicon.sign_words,
+            *bins,
+        )
+    )
+
+
+def box_words(box: Sequence[float]) -> str:
+    """The four bin words of a box given as shares of the model's square picture; coordinates outside are clipped."""
+    cells = np.clip(np.floor(np.asarray(box) * BINS), 0, BINS - 1).astype(int)
+    return " ".join(f"<{cell}>" for cell in cells)
+
+
+def parse_box(words: str) -> tuple[float, float, float, float] | None:
+    """Bin words to a box in [0, 1] (the middle of each bin), or None when the words are not four bins in order."""
+    parts = words.split()
+    if len(parts) != 4 or not all(part.startswith("<") and part[1:-1].isdigit() for part in parts):
+        return None
+    x0, y0, x1, y1 = ((int(part[1:-1]) + 0.5) / BINS for part in parts)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
