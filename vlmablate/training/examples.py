@@ -1,0 +1,48 @@
+"""From scenes and questions to token segments in the frame that a model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vlmablate.data.layout import Scene
+from vlmablate.data.questions import Question
+from vlmablate.data.vocabulary import Vocabulary, box_words
+from vlmablate.training.packing import Segment
+from vlmablate.vlm.image import Frame
+
+DESCRIBE = "describe"
+# A training box is asked for only when the transform left at least this share of it in the model's square.
+VISIBLE_SHARE = 0.3
+
+
+def question_segment(question: Question, frame: Frame, vocabulary: Vocabulary) -> Segment | None:
+    """The segment of one training question; None for a box that the transform (nearly) removed.
+
+    A box answer is written in shares of the model's square, as the transform shows it.
+    """
+    if question.box is None:
+        answer = question.answer
+    else:
+        inside, whole = frame.to_model(question.box), frame.to_model(question.box, clip=False)
+        if _area(inside) < VISIBLE_SHARE * _area(whole):
+            return None
+        answer = box_words([value / frame.size for value in inside])
+    return Segment(tuple(vocabulary.encode(question.text)), tuple(vocabulary.encode(answer)))
+
+
+def question_segments(questions: Iterable[Question], frame: Frame, vocabulary: Vocabulary) -> list[Segment]:
+    segments = (question_segment(question, frame, vocabulary) for question in questions)
+    return [segment for segment in segments if segment is not None]
+
+
+def caption_segment(scene: Scene, vocabulary: Vocabulary) -> Segment | None:
+    """The alignment target: the words of all things from left to right. None for an empty scene."""
+    things = sorted(scene.things, key=lambda thing: thing.centre[0])
+    words = [thing.text or thing.word or thing.category or "" for thing in things]
+    if not words:
+        return None
+    return Segment(tuple(vocabulary.encode(DESCRIBE)), tuple(vocabulary.encode(" ".join(words))))
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
