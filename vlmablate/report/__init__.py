@@ -1,0 +1,2 @@
+"""From a finished study to its tables, figures, notebook and page. Reads result files only; never imports
+torch."""
