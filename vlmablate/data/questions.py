@@ -129,7 +129,7 @@ def existence(
 
     asked = {"yes": [ask("positive", word, "yes") for word in present]}
     for subset, words in pools.items():
-        asked[subset] = [ask(subset, words[i], "no") for i in rng.permutation(len(words))]
+        asked[subset] = [ask(subset, words[i], "no") for i in rng.permutation(len(words))[:4]]
     return asked
 
 

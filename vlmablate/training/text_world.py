@@ -54,14 +54,16 @@ def cell_words(
     cell that it covers; what is left belongs to the empty word, so the weights of a cell sum to one.
     """
     ids = vocabulary.ids
+    kept = WORDS_PER_CELL - 1
     words = np.full((grid * grid, WORDS_PER_CELL), ids[EMPTY], np.int64)
     weights = np.zeros((grid * grid, WORDS_PER_CELL), np.float32)
-    coverages = [_coverage(frame.to_model(thing.box), frame.size, grid) for thing in scene.things]
-    for cell in range(grid * grid):
-        shares = sorted(((c[cell], -i) for i, c in enumerate(coverages) if c[cell] > 0.0), reverse=True)
-        for slot, (share, negative) in enumerate(shares[: WORDS_PER_CELL - 1]):
-            words[cell, slot] = ids[word_of(scene.things[-negative])]
-            weights[cell, slot] = share
+    if scene.things:
+        coverages = np.stack([_coverage(frame.to_model(thing.box), frame.size, grid) for thing in scene.things])
+        ranked = np.argsort(-coverages, axis=0, kind="stable")[:kept].T
+        shares = np.take_along_axis(coverages.T, ranked, axis=1)
+        named = np.array([ids[word_of(thing)] for thing in scene.things])[ranked]
+        words[:, : ranked.shape[1]] = np.where(shares > 0.0, named, ids[EMPTY])
+        weights[:, : ranked.shape[1]] = shares
     weights[:, -1] = 1.0 - weights.sum(axis=1)
     return words, weights
 

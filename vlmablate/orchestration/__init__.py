@@ -1,0 +1,3 @@
+"""From frozen specifications to finished results: store, leases, plan, executors, worker, controller.
+Torch-free.
+"""

@@ -1,0 +1,46 @@
+"""The debug executor: the same worker, in this process, one job after the other. Breakpoints and
+prints work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vlmablate.files import read_json
+from vlmablate.orchestration.worker import Exit, Worker
+
+
+class DebugExecutor:
+    """Runs each job inside :meth:`start`. Ctrl-C interrupts the step at once and is passed on.
+
+    Args:
+        tick: called from the lease's heartbeat thread while a job runs, so that progress is still shown.
+    """
+
+    slots = 1
+
+    def __init__(self, tick: Callable[[], None] | None = None) -> None:
+        self._tick = tick
+        self._ended: list[tuple[str, int]] = []
+
+    @property
+    def running(self) -> list[str]:
+        """Always empty between calls: a job is over when :meth:`start` returns."""
+        return [job for job, _ in self._ended]
+
+    def start(self, job: str, manifest: Path) -> None:
+        """Run the job to its end in this process; its output stays on the terminal."""
+        code = Worker(read_json(manifest), redirect=False, watch=self._tick).run()
+        if code is Exit.STOPPED:
+            raise KeyboardInterrupt  # in this process only Ctrl-C stops a worker
+        self._ended.append((job, int(code)))
+
+    def poll(self) -> list[tuple[str, int]]:
+        """The job that just ran, with its exit code."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop(self) -> None:
+        """Nothing is left running."""
+        self._ended.clear()

@@ -1,0 +1,42 @@
+"""The registry of step kinds: where the function of each kind lives. Only a worker imports one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vlmablate.errors import unknown_name
+from vlmablate.orchestration.context import StepContext
+
+StepFunction = Callable[[dict[str, Any], dict[str, Path], Path, StepContext], dict[str, Any]]
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "scenes": "vlmablate.data.scenes_step:run",
+        "pretrain": "vlmablate.training.steps:run_pretrain",
+        "features": "vlmablate.vlm.features_step:run",
+        "align": "vlmablate.training.steps:run_align",
+        "finetune": "vlmablate.training.steps:run_finetune",
+        "evaluate": "vlmablate.evaluation.step:run",
+    }
+)
+"""kind -> ``module:function``. A job manifest carries its own copy, so a frozen job never depends on later
+edits.
+"""
+
+
+def resolve(kind: str, kinds: Mapping[str, str]) -> StepFunction:
+    """Import the function of a kind.
+
+    Raises:
+        UserError: for a kind that ``kinds`` does not list.
+        ImportError, AttributeError: when its module or function cannot be had.
+    """
+    if kind not in kinds:
+        raise unknown_name("step kind", kind, kinds)
+    module, _, function = kinds[kind].partition(":")
+    loaded: StepFunction = getattr(importlib.import_module(module), function)
+    return loaded

@@ -1,0 +1,209 @@
+"""A study: the cells of one axis at one scale, times its seeds, and the ``study.json`` that declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vlmablate.design.catalogue import Axis, load_axis
+from vlmablate.design.compose import Composer
+from vlmablate.design.identity import short_id
+from vlmablate.design.spec import RunSpec
+from vlmablate.design.steps import build_run
+from vlmablate.errors import UserError, unknown_name
+from vlmablate.files import read_json
+from vlmablate.orchestration.plan import unique_steps
+from vlmablate.orchestration.provenance import cpu_flags
+from vlmablate.orchestration.store import Store
+
+Report = Callable[[str], None]
+
+
+class AssetSource(Protocol):
+    """What the controller needs of :mod:`vlmablate.data.assets`."""
+
+    def required(self, config: dict[str, Any]) -> list[str]:
+        """Names of the asset sets that a composed configuration needs."""
+        ...
+
+    def ensure(self, names: list[str], report: Report = print) -> dict[str, str]:
+        """Fetch what is missing; name -> digest."""
+        ...
+
+    def tower_weights(self, config: dict[str, Any], digests: dict[str, str]) -> dict[str, str]:
+        """Tower name -> digest of its weights, ``random`` for a tower without."""
+        ...
+
+    def status(self) -> Sequence[Any]:
+        """Rows with ``name``, ``bytes`` and ``state`` (``ready…`` when the set is whole); fetches nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: one axis, its seeds, one scale, where to run, and overrides of the
+    configuration.
+    """
+
+    axis: str
+    seeds: tuple[int, ...] = (0, 1, 2)
+    scale: str = "tiny"
+    launcher: str = "local"
+    study: str = ""
+    overrides: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def name(self) -> str:
+        """The study's name: as given, or axis and scale, with a short digest of the overrides when there are
+        any.
+        """
+        if self.study:
+            return self.study
+        suffix = f"-{short_id(list(self.overrides))[:6]}" if self.overrides else ""
+        return f"{self.axis}-{self.scale}{suffix}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm in a context: one composed configuration, without a seed."""
+
+    arm: str
+    context: str
+    config: dict[str, Any]
+
+
+def compose_cells(request: Request, composer: Composer, axes: Path | None = None) -> tuple[Axis, list[Cell]]:
+    """The axis as it stands at the scale, and its cells: contexts in order, arms in order.
+
+    Raises:
+        UserError: for unknown names or overrides, each with a list of what exists.
+    """
+    for group, choice in (("scale", request.scale), ("launcher", request.launcher)):
+        options = composer.options(group)
+        if choice not in options:
+            raise unknown_name(group, choice, options)
+    axis = load_axis(request.axis, request.scale, axes)
+    base = [f"scale={request.scale}", f"launcher={request.launcher}"]
+    # The user's overrides are tried on the plain configuration first, so that a mistake is reported as
+    # theirs.
+    if request.overrides:
+        composer.compose([*base, *request.overrides])
+    cells = []
+    for context in axis.contexts:
+        for arm in axis.arms:
+            overrides = [*base, *context.overrides, *arm.overrides, *request.overrides]
+            config = composer.compose(overrides)
+            config["precision"] = resolve_precision(config.get("precision"))
+            cells.append(Cell(arm.name, context.name, config))
+    return axis, cells
+
+
+def resolve_precision(asked: Any, flags: frozenset[str] | None = None) -> str:
+    """``bf16`` or ``fp32``; ``auto`` is bf16 only where the processor multiplies bfloat16 matrices natively.
+
+    The outcome is part of every id it can change, so a result never claims a precision it was not computed
+    in.
+    """
+    if asked == "auto":
+        return "bf16" if "amx_bf16" in (cpu_flags() if flags is None else flags) else "fp32"
+    if asked not in ("bf16", "fp32"):
+        raise unknown_name("precision", str(asked), ("auto", "bf16", "fp32"))
+    return str(asked)
+
+
+def build_runs(
+    cells: Sequence[Cell], seeds: Sequence[int], digests: dict[str, str], source: AssetSource, scale: str
+) -> list[RunSpec]:
+    """Runs in the order seed, context, arm, so that whole contrasts finish early.
+
+    Args:
+        digests: asset set -> digest, for the sets that the cells need.
+        source: says which of them hold the weights of a tower and which the pictures of the scenes.
+
+    Raises:
+        UserError: when two arms of a context turn out to be the same configuration.
+    """
+    runs = []
+    for seed in seeds:
+        for cell in cells:
+            pictures = source.required({**cell.config, "vision": {**cell.config["vision"], "towers": []}})
+            run = build_run(
+                cell.config,
+                arm=cell.arm,
+                context=cell.context,
+                seed=seed,
+                assets={name: digests[name] for name in sorted(pictures)},
+                tower_weights=source.tower_weights(cell.config, digests),
+                scale=scale,
+            )
+            runs.append(run)
+    seen: dict[tuple[str, str], str] = {}
+    for run in runs:
+        other = seen.setdefault((run.context, run.run_id), run.arm)
+        if other != run.arm:
+            raise UserError(
+                f"the arms {other} and {run.arm} are the same configuration, so there is nothing to compare: "
+                "an override sets what the axis varies; leave it out"
+            )
+    return runs
+
+
+def required_assets(cells: Sequence[Cell], source: AssetSource) -> list[str]:
+    """The asset sets that the cells need together, sorted."""
+    return sorted({name for cell in cells for name in source.required(cell.config)})
+
+
+def declaration(
+    request: Request,
+    axis: Axis,
+    runs: Sequence[RunSpec],
+    store: Store,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of ``study.json``."""
+    return {
+        "name": request.name,
+        "axis": axis.to_dict(),
+        "scale": request.scale,
+        "seeds": list(request.seeds),
+        "baseline": axis.baseline,
+        "contexts": [context.name for context in axis.contexts],
+        "overrides": list(request.overrides),
+        "command": request.command,
+        "runs": [run.to_dict() for run in runs],
+        "steps": {
+            step.id: {
+                "kind": step.kind,
+                "slug": step.slug,
+                "dir": store.directory(step).relative_to(store.home).as_posix(),
+            }
+            for step in unique_steps(runs).values()
+        },
+        "provenance": dict(provenance),
+    }
+
+
+def check_same_study(folder: Path, request: Request) -> dict[str, Any] | None:
+    """The existing declaration of a study, or None.
+
+    Raises:
+        UserError: when the name is taken by a study of another axis, scale or overrides.
+    """
+    try:
+        existing = read_json(folder / "study.json")
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return None  # damaged; it is derived data and is written anew
+    then = (existing["axis"]["name"], existing["scale"], existing["overrides"])
+    now = (request.axis, request.scale, list(request.overrides))
+    if then != now:
+        raise UserError(
+            f"the study {folder.name} exists with axis={then[0]} scale={then[1]} {' '.join(then[2])}".rstrip()
+            + "\nchoose another name with study=NAME"
+        )
+    assert isinstance(existing, dict)
+    return existing
