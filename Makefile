@@ -41,7 +41,7 @@ format: $(INSTALLED) ## rewrite the sources in the project's format
 	@$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## speed, as ratios measured in this run
-	@$(BIN)/python -m tests.perf.bench
+	@$(BIN)/python tests/perf/bench.py
 
 wheel: $(INSTALLED) ## build a wheel and try it outside the checkout
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -103,7 +103,7 @@ def test_the_answers_are_true(asked: tuple[list[Scene], list[Question]]) -> None
     for question in questions:
         scene = by_id[question.scene]
         words = Counter(thing.word for thing in scene.objects)
-        terms = question.text.split()
+        terms = question.text.removesuffix("?").split()
         if question.benchmark == "existence":
             assert (terms[3] in words) == (question.answer == "yes")
         elif question.benchmark == "counting":
@@ -112,8 +112,8 @@ def test_the_answers_are_true(asked: tuple[list[Scene], list[Question]]) -> None
         elif question.benchmark == "localisation":
             assert question.box in {thing.box for thing in scene.objects if thing.word == terms[2]}
         elif question.benchmark == "spatial":
-            a, b = (next(t for t in scene.objects if t.word == terms[i]) for i in (1, -2))
-            axis, sign = RELATIONS[" ".join(terms[2:-2])]
+            a, b = (next(t for t in scene.objects if t.word == terms[i]) for i in (1, -1))
+            axis, sign = RELATIONS[" ".join(terms[2:-1])]
             assert (sign * (b.centre[axis] - a.centre[axis]) > 0) == (question.answer == "yes")
 
 
@@ -127,7 +127,7 @@ def test_adversarial_negatives_share_a_category_with_the_picture(
         "positive", "random", "popular", "adversarial",
     }  # fmt: skip
     hits = [
-        LEXICON.category_of(q.text.split()[3]) in {t.category for t in by_id[q.scene].objects}
+        LEXICON.category_of(q.text.removesuffix("?").split()[3]) in {t.category for t in by_id[q.scene].objects}
         for q in negatives
     ]
     assert np.mean(hits) > 0.9

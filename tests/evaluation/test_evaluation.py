@@ -23,7 +23,7 @@ def frame_of(name: str, width: int, height: int) -> Frame:
 
 
 def where(box: tuple[int, int, int, int]) -> Question:
-    return Question("localisation/x", "x", "localisation", "animal", "where is zebra ?", "", box)
+    return Question("localisation/x", "x", "localisation", "animal", "where is zebra?", "", box)
 
 
 @pytest.mark.parametrize("name", ["letterbox", "resize_naive"])
@@ -60,7 +60,7 @@ def test_box_iou(a: tuple[float, ...], b: tuple[float, ...], iou: float) -> None
 
 
 def test_exact_match_is_exact() -> None:
-    question = Question("e", "s", "existence", "positive", "is there a zebra ?", "yes")
+    question = Question("e", "s", "existence", "positive", "is there a zebra?", "yes")
     frame = frame_of("letterbox", 8, 8)
     assert exact_match(question, "yes", frame).score == 1.0
     assert exact_match(question, "no", frame).score == 0.0
@@ -80,7 +80,7 @@ def test_an_unknown_benchmark_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("answer_tokens", [1, 4])
 def test_decoding_together_equals_one_by_one(answer_tokens: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    language = LanguageModel(LanguageModelConfig(vocabulary=30, grid=2, layers=2, width=16, heads=2))
+    language = LanguageModel(LanguageModelConfig(vocabulary=30, grid=2, layers=2, width=16, heads=2, bins=5))
     language.initialise(generator)
     with torch.no_grad():
         for parameter in language.parameters():

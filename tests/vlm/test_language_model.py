@@ -8,7 +8,7 @@ import torch
 from vlmablate.training.packing import Segment, attention_mask, pack
 from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
 
-CONFIG = LanguageModelConfig(vocabulary=50, grid=3, layers=2, width=32, heads=4, segment=12)
+CONFIG = LanguageModelConfig(vocabulary=50, grid=3, layers=2, width=32, heads=4, bins=5, segment=12)
 
 
 @pytest.fixture

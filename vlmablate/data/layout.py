@@ -97,7 +97,7 @@ def sample_scene(
     placed: list[Thing] = []
     if rng.random() < SIGN_CHANCE:
         text = lexicon.sign_words[rng.integers(len(lexicon.sign_words))]
-        size = _fit((2 * len(text) + 2, 5), root * rng.uniform(0.22, 0.34), width, height)
+        size = _fit((2 * len(text) + 2, 5), root * rng.uniform(0.30, 0.42), width, height)
         box = _place(rng, size, width, height, placed)
         if box is not None:
             placed.append(Thing("sign", None, None, text, box, False))

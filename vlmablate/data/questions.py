@@ -1,13 +1,13 @@
 """Questions about scenes whose truth is known, in six families that mirror the paper's benchmarks.
 
-| benchmark    | mirrors    | example                           | answer               | metric    |
-|--------------|------------|-----------------------------------|----------------------|-----------|
-| open_vqa     | VQAv2, GQA | what is leftmost ? / what kind …  | noun / category      | exact     |
-| existence    | POPE       | is there a zebra ?                | yes, no              | exact     |
-| counting     | TallyQA    | how many zebra ?                  | one … four           | exact     |
-| spatial      | VSR        | is zebra left of teapot ?         | yes, no              | exact     |
-| localisation | RefCOCO    | where is zebra ?                  | box                  | IoU >= .5 |
-| text_reading | TextVQA    | what does the sign say ?          | word                 | exact     |
+| benchmark    | mirrors    | example                         | answer          | metric    |
+|--------------|------------|---------------------------------|-----------------|-----------|
+| open_vqa     | VQAv2, GQA | what is leftmost? / what kind … | noun / category | exact     |
+| existence    | POPE       | is there a zebra?               | yes, no         | exact     |
+| counting     | TallyQA    | how many zebra?                 | one … four      | exact     |
+| spatial      | VSR        | is zebra left of teapot?        | yes, no         | exact     |
+| localisation | RefCOCO    | where is zebra?                 | box             | IoU >= .5 |
+| text_reading | TextVQA    | what does the sign say?         | word            | exact     |
 
 Everything is a pure function of scenes, lexicon and seed.
 """
@@ -36,6 +36,8 @@ RELATIONS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (
 BENCHMARKS = ("open_vqa", "existence", "counting", "spatial", "localisation", "text_reading")
 # An extreme or a relation is asked for only where the centres differ by this share of the canvas.
 CLEAR_GAP = 0.08
+# No count is the answer of more than this many counting questions per evaluation scene.
+COUNT_CAP = 0.27
 NEGATIVES = ("random", "popular", "adversarial")
 POPULAR_NOUNS = 8
 # Questions of each family behind one training picture (at most; a scene may allow fewer).
@@ -44,7 +46,7 @@ TRAINING_MIX = {
     "existence": 4,
     "counting": 2,
     "spatial": 4,
-    "localisation": 2,
+    "localisation": 3,
     "text_reading": 1,
 }
 
@@ -101,10 +103,10 @@ def open_vqa(scene: Scene) -> list[Question]:
         if not clear:
             continue
         if thing.word is not None:
-            asked.append(_question(scene, "open_vqa", "instance", f"what is {extreme} ?", thing.word))
+            asked.append(_question(scene, "open_vqa", "instance", f"what is {extreme}?", thing.word))
         elif thing.category is not None:
             subset = "unseen_category" if scene.split == "evaluation" else "category"
-            asked.append(_question(scene, "open_vqa", subset, f"what kind is {extreme} ?", thing.category))
+            asked.append(_question(scene, "open_vqa", subset, f"what kind is {extreme}?", thing.category))
     return asked
 
 
@@ -125,7 +127,7 @@ def existence(
     }
 
     def ask(subset: str, word: str, answer: str) -> Question:
-        return _question(scene, "existence", subset, f"is there a {word} ?", answer)
+        return _question(scene, "existence", subset, f"is there a {word}?", answer)
 
     asked = {"yes": [ask("positive", word, "yes") for word in present]}
     for subset, words in pools.items():
@@ -139,9 +141,9 @@ def counting(scene: Scene) -> list[Question]:
     asked = []
     if scene.objects:
         answer = NUMBERS[len(scene.objects)]
-        asked.append(_question(scene, "counting", "simple", "how many objects ?", answer))
+        asked.append(_question(scene, "counting", "simple", "how many objects?", answer))
     for word, count in sorted(counts.items()):
-        asked.append(_question(scene, "counting", "complex", f"how many {word} ?", NUMBERS[count]))
+        asked.append(_question(scene, "counting", "complex", f"how many {word}?", NUMBERS[count]))
     return asked
 
 
@@ -156,7 +158,7 @@ def spatial(scene: Scene) -> list[Question]:
             for relation, (axis, sign) in RELATIONS.items():
                 gap = sign * (b.centre[axis] - a.centre[axis]) / (scene.width, scene.height)[axis]
                 if abs(gap) >= 2 * CLEAR_GAP:
-                    text = f"is {a.word} {relation} {b.word} ?"
+                    text = f"is {a.word} {relation} {b.word}?"
                     asked.append(_question(scene, "spatial", relation, text, "yes" if gap > 0 else "no"))
     return asked
 
@@ -164,7 +166,7 @@ def spatial(scene: Scene) -> list[Question]:
 def localisation(scene: Scene) -> list[Question]:
     """The box of a noun that occurs once."""
     return [
-        _question(scene, "localisation", thing.category or "other", f"where is {thing.word} ?", "", thing.box)
+        _question(scene, "localisation", thing.category or "other", f"where is {thing.word}?", "", thing.box)
         for thing in _single(scene)
     ]
 
@@ -173,7 +175,7 @@ def text_reading(scene: Scene) -> list[Question]:
     """The word on the sign."""
     if scene.sign is None or scene.sign.text is None:
         return []
-    return [_question(scene, "text_reading", "sign", "what does the sign say ?", scene.sign.text)]
+    return [_question(scene, "text_reading", "sign", "what does the sign say?", scene.sign.text)]
 
 
 def _single(scene: Scene) -> list[Thing]:
@@ -221,10 +223,13 @@ def evaluation_questions(
     """
     seen: Counter[tuple[str, str]] = Counter()
     kept: list[Question] = []
+    cap = dict.fromkeys(BENCHMARKS, float("inf")) | {"counting": COUNT_CAP * len(scenes)}
 
     def take(asked: Sequence[Question], count: int) -> None:
         for _ in range(count):
-            candidates = [q for q in asked if q not in taken]
+            candidates = [
+                q for q in asked if q not in taken and seen[q.benchmark, q.answer] < cap[q.benchmark]
+            ]
             if not candidates:
                 return
             best = min(candidates, key=lambda q: (seen[q.benchmark, q.answer], q.example_id))

@@ -14,7 +14,7 @@ from torch import nn
 from vlmablate import files
 from vlmablate.data.lexicon import load_lexicon
 from vlmablate.data.scenes_store import SceneStore, read_world
-from vlmablate.data.vocabulary import Vocabulary, build_vocabulary
+from vlmablate.data.vocabulary import BINS, Vocabulary, build_vocabulary
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.orchestration.context import StepContext
 from vlmablate.training.examples import caption_segment, question_segments
@@ -48,7 +48,7 @@ def run_pretrain(
     card: dict[str, Any] = {
         "vocabulary": len(vocabulary), "grid": int(config["grid"]), "layers": int(llm["layers"]),
         "width": int(llm["width"]), "heads": int(llm["heads"]), "segment": int(llm["segment"]),
-        "code_std": float(llm["code_std"]),
+        "code_std": float(llm["code_std"]), "bins": BINS,
     }  # fmt: skip
     model = LanguageModel(LanguageModelConfig(**card))
     model.initialise(torch.Generator().manual_seed(int(recipe["seed"])))

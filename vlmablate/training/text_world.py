@@ -58,7 +58,9 @@ def cell_words(
     words = np.full((grid * grid, WORDS_PER_CELL), ids[EMPTY], np.int64)
     weights = np.zeros((grid * grid, WORDS_PER_CELL), np.float32)
     if scene.things:
-        coverages = np.stack([_coverage(frame.to_model(thing.box), frame.size, grid) for thing in scene.things])
+        coverages = np.stack(
+            [_coverage(frame.to_model(thing.box), frame.size, grid) for thing in scene.things]
+        )
         ranked = np.argsort(-coverages, axis=0, kind="stable")[:kept].T
         shares = np.take_along_axis(coverages.T, ranked, axis=1)
         named = np.array([ids[word_of(thing)] for thing in scene.things])[ranked]

@@ -7,6 +7,7 @@ projected visual features afterwards. Each cell carries a row code and a column 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,17 +15,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+WORD_STD = 0.1
+
+
 @dataclass(frozen=True)
 class LanguageModelConfig:
-    """Sizes: words in the vocabulary, cells per side of the picture, longest text segment in tokens."""
+    """Sizes: words in the vocabulary, cells per side of the picture, longest text segment in tokens.
+
+    bins: the last so many words are the bins of a coordinate, in order. code_std: initial loudness of place codes.
+    """
 
     vocabulary: int
     grid: int
     layers: int
     width: int
     heads: int
+    bins: int
     segment: int = 16
-    code_std: float = 0.3
+    code_std: float = 0.1
+
+
+def smooth_codes(count: int, width: int, std: float, generator: torch.Generator) -> Tensor:
+    """[count, width] codes of `count` ordered places: waves of half a period to two, in random directions.
+
+    The middles of the places are (i + 0.5) / count. Entries have standard deviation `std` over the whole table.
+    """
+    middles = (torch.arange(count) + 0.5) / count
+    periods = torch.tensor([0.5, 1.0, 2.0])
+    angles = 2 * math.pi * middles[:, None] * periods
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    codes = waves @ torch.randn(waves.shape[1], width, generator=generator)
+    return codes * (std / codes.std())
 
 
 class Block(nn.Module):
@@ -64,23 +85,27 @@ class LanguageModel(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal weights (0.02, residual outputs scaled by 1/sqrt(2 layers)), zero biases, loud place codes.
+        """Normal weights (0.02; words 0.1; residual outputs scaled by 1/sqrt(2 layers)) and zero biases.
 
-        The place codes start at `code_std`: with the usual 0.02 questions about places stay unanswered for long.
+        Rows, columns and the bin words start as smooth codes, because they are ordered: neighbours look alike, so a
+        mean of places is a place between them. From random codes, questions about places take several times longer.
         """
+        config = self.config
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if "codes" in name:
-                    parameter.normal_(0.0, self.config.code_std, generator=generator)
+                if name.endswith("_codes"):
+                    parameter.copy_(smooth_codes(config.grid, config.width, config.code_std, generator))
                 elif "norm" in name:
                     parameter.fill_(1.0 if name.endswith("weight") else 0.0)
                 elif name.endswith("bias"):
                     parameter.zero_()
+                elif name in ("words.weight", "positions.weight"):
+                    parameter.normal_(0.0, WORD_STD, generator=generator)
                 else:
-                    std = 0.02 / (2 * self.config.layers) ** 0.5 if "_out" in name else 0.02
-                    if name in ("words.weight", "positions.weight"):
-                        std = 0.1
+                    std = 0.02 / (2 * config.layers) ** 0.5 if "_out" in name else 0.02
                     parameter.normal_(0.0, std, generator=generator)
+            if config.bins:
+                self.words.weight[-config.bins :] = smooth_codes(config.bins, config.width, WORD_STD, generator)
 
     def place_codes(self) -> Tensor:
         """[grid * grid, width], row-major."""
