@@ -127,7 +127,8 @@ def test_adversarial_negatives_share_a_category_with_the_picture(
         "positive", "random", "popular", "adversarial",
     }  # fmt: skip
     hits = [
-        LEXICON.category_of(q.text.removesuffix("?").split()[3]) in {t.category for t in by_id[q.scene].objects}
+        LEXICON.category_of(q.text.removesuffix("?").split()[3])
+        in {t.category for t in by_id[q.scene].objects}
         for q in negatives
     ]
     assert np.mean(hits) > 0.9

@@ -162,7 +162,7 @@ def test_makespan_follows_dependencies_and_slots(store: Store, make_runs):
 def test_estimates_prefer_the_same_work_then_the_scale_then_the_declaration(store: Store, make_runs):
     once, twice = (run.steps["finetune"] for run in make_runs("epochs"))
     other_seed = make_runs("epochs", 2)[2].steps["finetune"]
-    assert Estimator(store, SECONDS).seconds(twice) == 10.0
+    assert Estimator(store, SECONDS).seconds(twice) == 20.0
     assert Estimator(None, {}).seconds(once) == 60.0
     finish(store, once, wall_s=30.0)
     estimator = Estimator(store, SECONDS)

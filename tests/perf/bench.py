@@ -1,7 +1,7 @@
 """`make bench`: every speed as a ratio against a peer measured in the same run. No assertion depends on time.
 
-Peers: one question at a time against packed questions; every arm extracting its own features against sharing them; a bare
-interpreter against the command line.
+Peers: one question a row against packed questions, in training and in decoding; a bare interpreter against the
+command line.
 """
 
 from __future__ import annotations
@@ -70,16 +70,19 @@ def bench_decoding(model: VisionLanguageModel) -> None:
     """Greedy answers to 64 pictures x 8 questions, four words each."""
     rng = np.random.default_rng(0)
     pixels = torch.randn(64, CELLS, CHANNELS)
-    asked = [
-        (row, [tuple(rng.integers(2, 100, 3).tolist()) for _ in range(8)]) for row in range(64)
-    ]
+    asked = [(row, [tuple(rng.integers(2, 100, 3).tolist()) for _ in range(8)]) for row in range(64)]
 
     def features(rows: np.ndarray) -> torch.Tensor:
         return pixels[torch.from_numpy(rows)]
 
     single = [(row, [prompt]) for row, prompts in asked for prompt in prompts]
     together = best(lambda: decode(model, features, asked, 4))
-    line("evaluation, 512 questions", together, best(lambda: decode(model, features, single, 4)), "one question a row")
+    line(
+        "evaluation, 512 questions",
+        together,
+        best(lambda: decode(model, features, single, 4)),
+        "one question a row",
+    )
 
 
 def bench_command_line() -> None:

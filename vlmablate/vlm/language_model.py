@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 WORD_STD = 0.1
 
 
@@ -105,7 +104,9 @@ class LanguageModel(nn.Module):
                     std = 0.02 / (2 * config.layers) ** 0.5 if "_out" in name else 0.02
                     parameter.normal_(0.0, std, generator=generator)
             if config.bins:
-                self.words.weight[-config.bins :] = smooth_codes(config.bins, config.width, WORD_STD, generator)
+                self.words.weight[-config.bins :] = smooth_codes(
+                    config.bins, config.width, WORD_STD, generator
+                )
 
     def place_codes(self) -> Tensor:
         """[grid * grid, width], row-major."""
