@@ -28,7 +28,7 @@ from vlmablate.orchestration.store import Store  # noqa: E402
 from vlmablate.orchestration.study import Request, build_runs, compose_cells  # noqa: E402
 
 DEADLINE_S = 30.0
-PINNED = ("sizes.epochs=2.0", "sizes.align_epochs=0.5", "data.train_scenes=96")
+PINNED = ("sizes.epochs=1.0", "sizes.align_epochs=0.5", "data.train_scenes=96")
 """Values that the tests of the plan count with, whatever the smoke scale says today."""
 
 

@@ -167,7 +167,7 @@ def test_estimates_prefer_the_same_work_then_the_scale_then_the_declaration(stor
     finish(store, once, wall_s=30.0)
     estimator = Estimator(store, SECONDS)
     assert estimator.seconds(other_seed) == 30.0
-    assert estimator.seconds(twice) == 60.0
+    assert estimator.seconds(twice) == 120.0  # four epochs at the speed of one
     estimator.learn(twice, 50.0)
     assert estimator.seconds(twice) == 50.0
 
