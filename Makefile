@@ -44,7 +44,11 @@ bench: $(INSTALLED) ## speed, as ratios measured in this run
 	@$(BIN)/python tests/perf/bench.py
 
 wheel: $(INSTALLED) ## build a wheel and try it outside the checkout
+	@rm -rf dist build/wheel-try
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(BIN)/python -m pip install --quiet --no-deps --target build/wheel-try dist/*.whl
+	@cd / && PYTHONPATH=$(CURDIR)/build/wheel-try VLMABLATE_HOME=$(CURDIR)/build/wheel-home \
+		$(CURDIR)/$(BIN)/python -m vlmablate.sweep axis=stages scale=smoke mode=plan
 	@ls -1 dist/*.whl
 
 clean: ## remove the environment, caches and builds (results in outputs/ stay)
