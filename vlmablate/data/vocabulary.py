@@ -44,7 +44,7 @@ class Vocabulary:
         """Token ids of space-separated words. Raises KeyError naming a word outside the vocabulary.
 
         A question mark is not a token: the last word of a question, often its noun, is then where the answer is read
-        off, which a model of three layers learns several times faster.
+        off, which spares a model of three layers one hop and a place per question.
         """
         ids = self.ids
         return [ids[word] for word in text.removesuffix("?").split()]

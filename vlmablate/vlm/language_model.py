@@ -87,7 +87,7 @@ class LanguageModel(nn.Module):
         """Normal weights (0.02; words 0.1; residual outputs scaled by 1/sqrt(2 layers)) and zero biases.
 
         Rows, columns and the bin words start as smooth codes, because they are ordered: neighbours look alike, so a
-        mean of places is a place between them. From random codes, questions about places take several times longer.
+        mean of places is a place between them.
         """
         config = self.config
         with torch.no_grad():
