@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Composer:
         key = tuple(overrides)
         if key not in self._cache:
             self._cache[key] = self._compose(list(overrides))
-        return _copy(self._cache[key])
+        return deepcopy(self._cache[key])
 
     def _compose(self, overrides: list[str]) -> dict[str, Any]:
         parsed = [(text, *self._parse(text)) for text in overrides]
@@ -131,14 +132,6 @@ def _missing_key(config: dict[str, Any], dotted: str, groups: Sequence[str]) -> 
         node = node[part]
         parents.append(part)
     return None
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 ID_LENGTH = 16
@@ -107,7 +108,7 @@ def elide(config: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
             that joined is declared by its own path with its dictionary of defaults. Deeper paths are elided
             first, so a group may grow after it joined.
     """
-    result = _copy(config)
+    result = deepcopy(config)
     for path in sorted(added, key=lambda p: (-p.count("."), p)):
         *parents, leaf = path.split(".")
         node: Any = result
@@ -116,14 +117,6 @@ def elide(config: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(node, dict) and leaf in node and canonical(node[leaf]) == canonical(added[path]):
             del node[leaf]
     return result
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value
 
 
 def step_id(

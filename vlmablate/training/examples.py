@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vlmablate.data.layout import Scene
+from vlmablate.data.layout import Scene, Thing
 from vlmablate.data.questions import Question
 from vlmablate.data.vocabulary import Vocabulary, box_words
 from vlmablate.training.packing import Segment
@@ -35,10 +35,17 @@ def question_segments(questions: Iterable[Question], frame: Frame, vocabulary: V
     return [segment for segment in segments if segment is not None]
 
 
+def word_of(thing: Thing) -> str:
+    """The word by which a thing is written: its noun, the text of a sign, or the category of a pool cut-out."""
+    word = thing.text or thing.word or thing.category
+    assert word is not None
+    return word
+
+
 def caption_segment(scene: Scene, vocabulary: Vocabulary) -> Segment | None:
     """The alignment target: the words of all things from left to right. None for an empty scene."""
     things = sorted(scene.things, key=lambda thing: thing.centre[0])
-    words = [thing.text or thing.word or thing.category or "" for thing in things]
+    words = [word_of(thing) for thing in things]
     if not words:
         return None
     return Segment(tuple(vocabulary.encode(DESCRIBE)), tuple(vocabulary.encode(" ".join(words))))

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vlmablate.data.layout import Scene, Thing, sample_scene
+from vlmablate.data.layout import CANVASES, Scene, sample_scene
 from vlmablate.data.lexicon import Lexicon
 from vlmablate.data.questions import popular_nouns, training_questions
 from vlmablate.data.vocabulary import EMPTY, Vocabulary
-from vlmablate.training.examples import caption_segment, question_segments
+from vlmablate.training.examples import caption_segment, question_segments, word_of
 from vlmablate.training.packing import Segment
 from vlmablate.vlm.image import Box, Frame, transform_named
 
@@ -36,13 +36,6 @@ class TextExample:
     words: np.ndarray
     weights: np.ndarray
     segments: tuple[Segment, ...]
-
-
-def word_of(thing: Thing) -> str:
-    """The word by which a thing is written: its noun, the text of a sign, or the category of a pool cut-out."""
-    word = thing.text or thing.word or thing.category
-    assert word is not None
-    return word
 
 
 def cell_words(
@@ -106,8 +99,6 @@ def text_examples(
 
 def _frames() -> dict[tuple[int, int, str], Frame]:
     """The frame of every canvas under every transform; computed by the transforms themselves."""
-    from vlmablate.data.layout import CANVASES
-
     return {
         (*canvas, name): transform_named(name)(Image.new("RGB", canvas), FRAME_SIDE, (0, 0, 0))[1]
         for canvas in CANVASES
