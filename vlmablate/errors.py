@@ -17,6 +17,13 @@ class UserError(Exception):
     """A mistake or a condition the user can do something about."""
 
 
+class DataError(UserError, ValueError):
+    """Numbers that cannot be analysed: not finite, of the wrong shape, without replication where it is needed.
+
+    A ValueError for whoever calls the statistics as a library; one message for whoever runs a command.
+    """
+
+
 class DiskFull(UserError):  # noqa: N818
     """The disk (or a quota) is full. Nothing half-written was left under a final name."""
 

@@ -15,7 +15,7 @@ from vlmablate.errors import UserError
 from vlmablate.stats.benchmarks import benchmark_mean
 from vlmablate.stats.equivalence import equivalence_p, verdict
 from vlmablate.stats.estimate import detectable_effect, t_estimate
-from vlmablate.stats.multiplicity import holm
+from vlmablate.stats.multiplicity import adjust
 from vlmablate.stats.settings import Settings
 
 
@@ -56,10 +56,10 @@ def test_equivalence_agrees_with_the_wider_interval() -> None:
 def test_holm_is_statsmodels_holm_and_leaves_nan_out() -> None:
     p = [0.04, 0.001, math.nan, 0.03, 0.9, 0.03]
     tested = [value for value in p if not math.isnan(value)]
-    adjusted = holm(p)
+    adjusted = adjust(p)
     assert math.isnan(adjusted[2])
     assert adjusted[~np.isnan(adjusted)] == pytest.approx(multipletests(tested, method="holm")[1])
-    assert len(holm([])) == 0
+    assert len(adjust([])) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from vlmablate.stats.equivalence import equivalence_p, verdict
 from vlmablate.stats.estimate import Estimate, detectable_effect
-from vlmablate.stats.multiplicity import holm
+from vlmablate.stats.multiplicity import adjust
 from vlmablate.stats.settings import Settings
 
 COLUMNS = [
@@ -64,9 +64,9 @@ def adjusted_table(rows: Sequence[Row], axis: str, baseline: str, settings: Sett
     for family, members in by_family.items():
         if is_silent(family):
             continue
-        for index, p in zip(members, holm([rows[i].estimate.p for i in members]), strict=True):
+        for index, p in zip(members, adjust([rows[i].estimate.p for i in members]), strict=True):
             adjusted[index] = float(p)
-        tost = holm([equivalence_p(rows[i].estimate, settings.margin) for i in members])
+        tost = adjust([equivalence_p(rows[i].estimate, settings.margin) for i in members])
         for index, p in zip(members, tost, strict=True):
             equivalence[index] = float(p)
     records = []

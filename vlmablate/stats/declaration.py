@@ -1,0 +1,36 @@
+"""The design of a comparison: what is compared with what, declared apart from the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vlmablate.errors import UserError, unknown_name
+from vlmablate.stats.settings import Settings
+
+
+@dataclass(frozen=True)
+class Design:
+    """One axis: its arms, their contexts, the benchmarks, and the declared settings.
+
+    arms (baseline included) and contexts give the order of rows and panels. metrics: benchmark -> its primary
+    metric. majority: benchmark -> score of the always-majority answer as a fraction; a benchmark that is not
+    named there counts as carrying signal. families: benchmark -> family of related benchmarks, for the suite
+    level; a benchmark that is not named is a family of its own.
+    """
+
+    axis: str
+    baseline: str
+    arms: tuple[str, ...]
+    contexts: tuple[str, ...]
+    metrics: Mapping[str, str]
+    majority: Mapping[str, float] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms:
+            raise unknown_name("baseline", self.baseline, self.arms, f"the arms of {self.axis}")
+        for what, names in (("arm", self.arms), ("context", self.contexts)):
+            if len(set(names)) != len(names):
+                raise UserError(f"axis {self.axis} names a {what} twice: {', '.join(names)}")
