@@ -18,6 +18,7 @@ TORCH_FREE = (
     "stats",
     "report",
     "cli.py",
+    "replay.py",
     "sweep.py",
     "paths.py",
     "files.py",

@@ -7,7 +7,7 @@ import sys
 
 from vlmablate.errors import EXIT_USER_ERROR, UserError, unknown_name
 
-VERBS = ("fetch", "report", "status", "sweep")
+VERBS = ("fetch", "replay", "report", "status", "sweep")
 
 HELP = """\
 vlmablate: does a design choice of a vision-language model matter, by how much, how sure are we,
@@ -19,6 +19,7 @@ usage: vlmablate VERB [...]
                            (the same as python -m vlmablate.sweep)
   status [STUDY] [--json]  what is done, running and failed; needs no running sweep
   report STUDY             write the report of a study again, also of an unfinished one
+  replay [benchmarks=..]   derive the published p-values of Prismatic VLMs again (reproduction, not evidence)
   fetch [--list] [SET..]   download the pretrained parts and pictures, or list them with their source,
                            licence, size and state
 
@@ -71,6 +72,10 @@ def _run(arguments: list[str]) -> int:
         return _report(rest)
     if verb == "fetch":
         return _fetch(rest)
+    if verb == "replay":
+        from vlmablate.replay import run as replay
+
+        return replay(rest)
     raise unknown_name("verb", verb, VERBS)
 
 

@@ -24,8 +24,13 @@ def picture(path: Path) -> dict[str, str]:
     return facts
 
 
-def render(values: Mapping[str, Any], figures: Mapping[str, list[Path]], templates: Path) -> str:
-    """Fill report.html.j2 from `templates` (its styles come from report.css beside it); everything is
+def render(
+    values: Mapping[str, Any],
+    figures: Mapping[str, list[Path]],
+    templates: Path,
+    template: str = "report.html.j2",
+) -> str:
+    """Fill `template` from the folder `templates` (its styles come from report.css there); everything is
     escaped.
 
     Raises jinja2.UndefinedError if the template asks for a value that is not there.
@@ -41,7 +46,7 @@ def render(values: Mapping[str, Any], figures: Mapping[str, list[Path]], templat
     )
     pictures = {section: [picture(path) for path in paths] for section, paths in figures.items()}
     style = (templates / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(**values, figures=pictures, style=style)
+    return environment.get_template(template).render(**values, figures=pictures, style=style)
 
 
 def write(text: str, path: Path) -> None:
