@@ -206,6 +206,17 @@ REGIMES = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [3, 5])
+@pytest.mark.parametrize("benchmarks", [1, 3])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_coverage_for_new_seeds_and_new_pictures(runs: int, benchmarks: int, regime: str) -> None:
+    sources, (lowest, highest) = REGIMES[regime]
+    repetitions = 4000
+    error = 2.5 * math.sqrt(0.95 * 0.05 / repetitions)
+    assert lowest - error < coverage(runs, sources, benchmarks, repetitions) < highest + error
+
+
 def test_the_interval_of_seeds_alone_does_not_cover_new_pictures() -> None:
     """What the second component is for."""
     rng = np.random.default_rng(7)
