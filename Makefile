@@ -42,6 +42,7 @@ format: $(INSTALLED) ## rewrite the sources in the project's format
 
 bench: $(INSTALLED) ## speed, as ratios measured in this run
 	@$(BIN)/python tests/perf/bench.py
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/perf/bench_stats.py
 
 wheel: $(INSTALLED) ## build a wheel and try it outside the checkout
 	@rm -rf dist build/wheel-try

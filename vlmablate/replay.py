@@ -7,14 +7,13 @@ mistakes are answered at once.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmablate.errors import EXIT_USER_ERROR, UserError
+from vlmablate.errors import UserError
 
 if TYPE_CHECKING:
     from vlmablate.stats.paper import Replay
@@ -198,17 +197,9 @@ def run(argv: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``python -m vlmablate.replay``: a mistake is one message on stderr and exit code 2."""
-    try:
-        code = run(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except BrokenPipeError:
-        # `... | head` closed our output; that is no error. Nothing more can be written there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    from vlmablate.cli import main as cli
+
+    return cli(["replay", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

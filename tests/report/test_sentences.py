@@ -18,8 +18,8 @@ from vlmablate.report.sentences import (
     verdict_sentences,
     with_seeds,
 )
-from vlmablate.stats.equivalence import equivalence_p, verdict
 from vlmablate.stats.estimate import t_estimate
+from vlmablate.stats.margins import equivalence, verdict
 
 OUTLOOK = Outlook(
     seed_sd=1.0,
@@ -113,7 +113,7 @@ def test_direction_words_follow_the_sign_for_any_numbers() -> None:
     for _ in range(500):
         delta = float(rng.normal(0, 3) * 10 ** rng.uniform(-3, 0))
         estimate = t_estimate(delta, float(10 ** rng.uniform(-3, 0.5)), 6, 0.05, "t")
-        given = verdict(delta, estimate.p, equivalence_p(estimate, 2.0), 0.05)
+        given = verdict(delta, estimate.p, equivalence(estimate.delta, estimate.se, estimate.df, 2.0).p, 0.05)
         numbers = {"delta": delta, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "p": estimate.p}
         text = verdict_sentence(row(**numbers, p_adjusted=estimate.p, verdict=given), OUTLOOK)
         seen.add(given)

@@ -17,14 +17,12 @@ from scipy import stats
 from vlmablate.errors import DataError, UserError
 from vlmablate.stats.estimate import SMALLEST_P
 from vlmablate.stats.runs import (
-    LARGEST_SEED_COUNT,
     DesignTest,
     PooledError,
     design_test,
     permutation_floor,
     pooled_error,
     run_matrix,
-    seeds_to_settle,
     tipping_sd,
 )
 
@@ -372,11 +370,6 @@ def test_refusals() -> None:
         run_matrix([[1.0, 2.0], [math.nan, 1.0]], "scores")
     with pytest.raises(DataError, match=r"expected 3 columns, got shape \(2, 2\)"):
         run_matrix([[1.0, 2.0], [1.0, 1.0]], "scores", 3)
-
-
-def test_planning_is_reached_from_here() -> None:
-    assert seeds_to_settle(1.0, 3, 2.0, 2.0, 0.05) is not None
-    assert LARGEST_SEED_COUNT == 200
 
 
 def test_size_holds_however_benchmarks_correlate_where_pooling_pairs_fails() -> None:

@@ -11,12 +11,10 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
+from vlmablate.stats.runs import tipping_sd
 from vlmablate.stats.seeds import (
+    cell_error,
     contrast,
-    permutation_floor,
-    pooled_error,
-    seeds_to_settle,
-    tipping_sd,
 )
 
 
@@ -48,7 +46,7 @@ def test_two_cells_alone_are_student_s_t() -> None:
 def test_runs_that_cells_share_are_counted_once() -> None:
     data = cells(np.random.default_rng(3), {"a": 3, "b": 3})
     shared = {**data, "a again": data["a"]}
-    assert pooled_error(shared) == pooled_error(data)
+    assert cell_error(shared) == cell_error(data)
     averaged = contrast(shared, {"b": 1.0, "a": -0.5, "a again": -0.5}, 0.05)
     assert averaged == contrast(data, {"b": 1.0, "a": -1.0}, 0.05)
 
@@ -79,33 +77,6 @@ def test_seeds_that_change_nothing_are_no_replication() -> None:
 def test_a_cell_without_runs_is_refused() -> None:
     with pytest.raises(ValueError, match="no finished run"):
         contrast({"a": {}, "b": {"r": 1.0}}, {"b": 1, "a": -1}, 0.05)
-
-
-def test_permutation_floor() -> None:
-    floors = [permutation_floor(n) for n in (1, 2, 3, 4, 5)]
-    assert floors == pytest.approx([1.0, 1 / 3, 0.1, 2 / 70, 2 / 252])
-
-
-@pytest.mark.parametrize("sd", [0.3, 1.0, 2.5])
-def test_seeds_to_settle_leaves_no_outcome_open(sd: float) -> None:
-    margin, alpha, number = 2.0, 0.025, 3
-    needed = seeds_to_settle(sd, number, 2.0, margin, alpha)
-    assert needed is not None
-
-    def open_outcomes(n: int) -> bool:
-        df, se = number * (n - 1), sd * math.sqrt(2 / n)
-        deltas = np.linspace(0, 3 * margin, 3001)
-        different = 2 * stats.t.sf(deltas / se, df) <= alpha
-        equivalent = stats.t.sf((margin - deltas) / se, df) <= alpha
-        return bool(np.any(~different & ~equivalent))
-
-    assert not open_outcomes(needed)
-    assert needed == 2 or open_outcomes(needed - 1)
-
-
-def test_seeds_to_settle_knows_when_to_give_up() -> None:
-    assert seeds_to_settle(50.0, 3, 2.0, 1.0, 0.05) is None
-    assert seeds_to_settle(math.nan, 3, 2.0, 1.0, 0.05) is None
 
 
 def test_size_holds_however_benchmarks_correlate_where_pooling_pairs_fails() -> None:

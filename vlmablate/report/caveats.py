@@ -8,7 +8,7 @@ from typing import Any
 from vlmablate.report.collect import Collected
 from vlmablate.report.formatting import listing, p_value, plural, points, title
 from vlmablate.report.study import Study
-from vlmablate.stats.seeds import permutation_floor
+from vlmablate.stats.runs import permutation_floor
 from vlmablate.stats.settings import Settings
 from vlmablate.stats.table import Analysis
 

@@ -19,7 +19,7 @@ from vlmablate.report.formatting import (
     points,
     title,
 )
-from vlmablate.stats.seeds import LARGEST_SEED_COUNT, seeds_to_settle
+from vlmablate.stats.power import LARGEST_SEED_COUNT, seeds_to_settle
 from vlmablate.stats.units import ALL_CONTEXTS
 
 FEWEST_SEEDS = 3

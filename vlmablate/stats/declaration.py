@@ -33,4 +33,4 @@ class Design:
             raise unknown_name("baseline", self.baseline, self.arms, f"the arms of {self.axis}")
         for what, names in (("arm", self.arms), ("context", self.contexts)):
             if len(set(names)) != len(names):
-                raise UserError(f"axis {self.axis} names a {what} twice: {', '.join(names)}")
+                raise UserError(f"axis {self.axis} names one {what} twice: {', '.join(names)}")

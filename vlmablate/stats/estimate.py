@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import optimize, stats
+from scipy import stats
 
 SMALLEST_P = 1e-300
 """A p-value is never reported as zero: a tail that underflows is reported as this bound."""
@@ -42,24 +42,3 @@ def t_estimate(delta: float, se: float, df: float, alpha: float, method: str) ->
     half_width = float(stats.t.ppf(1 - alpha / 2, df)) * se
     p = max(2 * float(stats.t.sf(abs(delta) / se, df)), SMALLEST_P)
     return Estimate(delta, se, df, p, delta - half_width, delta + half_width, method)
-
-
-def detectable_effect(se: float, df: float, alpha: float, power: float) -> float:
-    """Smallest true difference (points) that a two-sided t test detects with the given power.
-
-    Solves P(|T| > t_crit) = power for T noncentral t with `df` degrees and noncentrality effect / se,
-    neglecting the rejections on the wrong side (below 1e-4 for power >= 0.8). nan without replication.
-    """
-    if df < 1 or not math.isfinite(se):
-        return math.nan
-    if se == 0:
-        return 0.0
-    critical = float(stats.t.ppf(1 - alpha / 2, df))
-
-    def gap(noncentrality: float) -> float:
-        return float(stats.nct.sf(critical, df, noncentrality)) - power
-
-    upper = critical + float(stats.norm.ppf(power)) + 1
-    while gap(upper) < 0:
-        upper *= 2
-    return float(optimize.brentq(gap, 0.0, upper)) * se

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vlmablate.stats.equivalence import equivalence_p, verdict
-from vlmablate.stats.estimate import Estimate, detectable_effect
+from vlmablate.stats.estimate import Estimate
+from vlmablate.stats.margins import equivalence, verdict
 from vlmablate.stats.multiplicity import adjust
+from vlmablate.stats.power import mde
 from vlmablate.stats.settings import Settings
 
 COLUMNS = [
@@ -55,6 +56,10 @@ class Row:
     family: str
 
 
+def _equivalence_p(estimate: Estimate, settings: Settings) -> float:
+    return equivalence(estimate.delta, estimate.se, estimate.df, settings.margin, settings.alpha).p
+
+
 def adjusted_table(rows: Sequence[Row], axis: str, baseline: str, settings: Settings) -> pd.DataFrame:
     """Adjust both questions (different? equivalent?) by Holm within each family and decide the verdicts."""
     by_family: dict[str, list[int]] = {}
@@ -66,7 +71,7 @@ def adjusted_table(rows: Sequence[Row], axis: str, baseline: str, settings: Sett
             continue
         for index, p in zip(members, adjust([rows[i].estimate.p for i in members]), strict=True):
             adjusted[index] = float(p)
-        tost = adjust([equivalence_p(rows[i].estimate, settings.margin) for i in members])
+        tost = adjust([_equivalence_p(rows[i].estimate, settings) for i in members])
         for index, p in zip(members, tost, strict=True):
             equivalence[index] = float(p)
     records = []
@@ -93,7 +98,7 @@ def adjusted_table(rows: Sequence[Row], axis: str, baseline: str, settings: Sett
                 "method": estimate.method,
                 "verdict": verdict(estimate.delta, p_adjusted, p_equivalence, settings.alpha),
                 "margin": settings.margin,
-                "mde": detectable_effect(estimate.se, estimate.df, settings.alpha, settings.power),
+                "mde": mde(estimate.se, estimate.df, alpha=settings.alpha, power=settings.power),
             }
         )
     return pd.DataFrame(records, columns=COLUMNS)

@@ -34,7 +34,7 @@ from vlmablate.errors import DataError, UserError, unknown_name
 from vlmablate.paths import resource
 from vlmablate.stats.multiplicity import adjust
 from vlmablate.stats.rounding import digits, half_unit, meets, rounding_band, two_sided_p
-from vlmablate.stats.seeds import tipping_sd
+from vlmablate.stats.runs import tipping_sd
 
 Array = NDArray[np.float64]
 

@@ -22,21 +22,8 @@ from scipy import stats
 
 from vlmablate.errors import DataError, unknown_name
 from vlmablate.stats.estimate import SMALLEST_P
-from vlmablate.stats.power import LARGEST_SEED_COUNT, check_alpha, seeds_to_settle
+from vlmablate.stats.power import check_alpha
 from vlmablate.stats.settings import ALTERNATIVES, Alternative
-
-__all__ = [
-    "LARGEST_SEED_COUNT",
-    "MOST_ARRANGEMENTS",
-    "DesignTest",
-    "PooledError",
-    "design_test",
-    "permutation_floor",
-    "pooled_error",
-    "run_matrix",
-    "seeds_to_settle",
-    "tipping_sd",
-]
 
 Method = Literal["auto", "exact", "t"]
 METHODS = ("auto", "exact", "t")

@@ -105,7 +105,7 @@ def analyse(
     study = _Study(primary, examples, scores, metrics, signal, baseline, arms, contexts, settings)
     suite = suite_scores(scores, study.with_signal)
     rows = [*_design(study), *_items(study), *_checkpoints(study), *_suite(study)]
-    error = design_level.pooled_error(as_cells(suite))
+    error = design_level.cell_error(as_cells(suite))
     table = adjusted_table(rows, axis, baseline, settings)
     sizes = table[table["p"].notna()].groupby("family").size()
     return Analysis(
