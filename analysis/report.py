@@ -2,13 +2,16 @@
 # # {question}
 #
 # {verdicts}
-#  This notebook needs only numpy, pandas and scipy, and the files beside it. It derives the main numbers of
-# the report once more from the example scores, without the code that made the report, and stops if they
-# disagree. To run it again: open it in this folder and run all cells.
+#
+# This notebook needs only numpy, pandas and scipy, and the files beside it. It derives the main numbers of the
+# report once more from the example scores, without the code that made the report, and stops if they disagree. To
+# run it again: open it in this folder and run all cells.
 
 # %%
 import hashlib
 import json
+from functools import reduce
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +24,27 @@ study = json.loads((FOLDER / "study.json").read_text())
 facts = json.loads((FOLDER / "benchmarks.json").read_text())
 results = pd.read_parquet(FOLDER / "results.parquet")
 significance = pd.read_csv(FOLDER / "significance.csv")
-ANALYSIS = {"alpha": 0.05, "margin": 2.0, "signal_margin": 10.0, **(study.get("analysis") or {})}
+
+DEFAULTS = {"alpha": 0.05, "margin": 2.0, "signal_margin": 10.0, "alternative": "two-sided"}
+DEFAULTS |= {"correction": "holm", "paired_seeds": False}
+DECLARED = {**DEFAULTS, **(study.get("analysis") or {})}
+ALPHA, SIDE, PAIRED = DECLARED["alpha"], DECLARED["alternative"], DECLARED["paired_seeds"]
+FAMILIES = DECLARED.get("families") or {}  # benchmark -> family of related benchmarks
 BASELINE = study.get("baseline") or study["axis"]["baseline"]
 
 
 def show(frame):
     """Three decimals, p-values with two significant digits: a small p never looks like zero."""
-    p_columns = [name for name in frame.columns if name in ("p", "p_holm", "p_adjusted")]
+    p_columns = [name for name in frame.columns if name in ("p", "p_adjusted", "p_equivalence")]
     display(frame.round(3).assign(**{name: frame[name].map("{:.2g}".format) for name in p_columns}))
+
+
+def agree(derived, table, columns, what):
+    """Stop unless the derived numbers are those of significance.csv."""
+    reference = table[columns].to_numpy(dtype=float)
+    same = np.isclose(derived[columns].to_numpy(dtype=float), reference, rtol=1e-6, atol=1e-8, equal_nan=True)
+    assert same.all(), f"{what}: {table[~same.all(axis=1)].index.tolist()} of significance.csv differ"
+    print(f"{len(table)} {what} agree with significance.csv")
 
 
 print("results.parquet sha256", hashlib.sha256((FOLDER / "results.parquet").read_bytes()).hexdigest())
@@ -37,13 +53,18 @@ print("missing runs:", facts["missing_runs"] or "none")
 
 # %% [markdown]
 # ## What each run scored
-# One number per run and benchmark, in points (100 x the mean score of the benchmark's primary metric).
+# One number per run and benchmark, in points (100 x the mean score of the benchmark's primary metric). Examples
+# are matched by their ids.
 
 # %%
 metric = {name: entry["metric"] for name, entry in facts["benchmarks"].items()}
 primary = results[results["metric"] == results["benchmark"].map(metric)]
-run_keys = ["arm", "context", "seed", "run_id"]
-scores = 100 * primary.pivot_table(index=run_keys, columns="benchmark", values="score", aggfunc="mean")
+example = ["benchmark", "split", "example_id"]
+run = ["arm", "context", "seed", "run_id"]
+points = 100 * primary.pivot(index=example, columns=run, values="score").sort_index(axis=1)
+cluster = primary.drop_duplicates(example).set_index(example)["cluster_id"].reindex(points.index)
+assert points.notna().all(axis=None), "a run lacks examples that others have"
+scores = points.groupby(level="benchmark").mean().T
 display(scores.round(2))
 
 # %% [markdown]
@@ -52,115 +73,318 @@ display(scores.round(2))
 # others are shown and decide nothing. Only the baseline arm is looked at.
 
 # %%
-majority = 100 * pd.Series({name: entry["majority"] for name, entry in facts["benchmarks"].items()})
+known = {name: entry["majority"] for name, entry in facts["benchmarks"].items()}
+majority = 100 * pd.Series(known, dtype=float)
 lowest = scores.loc[scores.index.get_level_values("arm") == BASELINE].groupby("context").mean().min()
 signal = pd.DataFrame({"baseline": lowest, "majority": majority, "above": lowest - majority})
-signal["signal"] = signal["above"] >= ANALYSIS["signal_margin"] - 1e-9
+signal["signal"] = (signal["above"] >= DECLARED["signal_margin"] - 1e-9) | majority.isna() & lowest.notna()
 with_signal = sorted(signal.index[signal["signal"]])
 display(signal.round(2))
 
 # %% [markdown]
 # ## Retraining: does the choice matter? (level: design)
-# The unit is the training run. Its suite score is the mean over the benchmarks with signal. The error
-# variance is pooled over all cells of the study, the contrast is judged by t, and the primary family is
-# adjusted by Holm.
+# The unit is the training run; its suite score is the mean over the benchmarks with signal. With few runs the
+# contrast is judged by t with the variance between seeds pooled over all cells of the study; with enough runs by
+# the exact permutation of the runs between the arms. Which of the two follows from the numbers of runs alone.
 
 # %%
-suite = scores[with_signal].mean(axis=1).rename("points").reset_index()
+cells = dict(iter(scores.groupby(["arm", "context"])))
+runs_of = {cell: frozenset(frame.index.get_level_values("run_id")) for cell, frame in cells.items()}
 
 
-def holm(p):
-    """Adjusted p-values, nan left out of the family."""
-    p = np.asarray(p, dtype=float)
-    adjusted, tested = np.full(len(p), np.nan), np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return adjusted
+def terms_of(benchmark):
+    return with_signal if benchmark == "suite" else [benchmark]
 
 
-# Cells that consist of the very same runs count once.
-cells = {cell: part.set_index("run_id")["points"] for cell, part in suite.groupby(["arm", "context"])}
-distinct = {frozenset(part.index): part for part in cells.values()}
-df = sum(len(part) - 1 for part in distinct.values())
-squares = sum(((part - part.mean()) ** 2).sum() for part in distinct.values())
-sd = np.sqrt(squares / df) if df else np.nan
-print(f"pooled SD between seeds {sd:.3f} points, df = {df}")
+def contexts_of(row):
+    """The contexts that a contrast averages over."""
+    return [c for a, c in cells if a == row.arm and (BASELINE, c) in cells and row.context in ("(all)", c)]
 
-rows = []
-for row in significance.query("level == 'design' and benchmark == 'suite'").itertuples():
-    contexts = suite["context"].unique() if row.context == "(all)" else [row.context]
-    pairs = [
-        (cells[row.arm, c], cells[BASELINE, c])
-        for c in contexts
-        if {(row.arm, c), (BASELINE, c)} <= set(cells)
+
+def by_seed(arm, context, terms):
+    """Mean over `terms` of every run of a cell, by seed."""
+    return cells[arm, context][terms].mean(axis=1).droplevel(["arm", "context", "run_id"])
+
+
+def samples(arm, context, terms):
+    """Scores of the arm's and of the baseline's runs; those of common seeds where seeds are paired."""
+    a, b = by_seed(arm, context, terms), by_seed(BASELINE, context, terms)
+    if PAIRED:
+        common = a.index.intersection(b.index)
+        a, b = a[common], b[common]
+    return a.to_numpy(), b.to_numpy()
+
+
+def spread(terms):
+    """(SD between seeds within a cell, its degrees of freedom); cells of the very same runs count once.
+
+    Where seeds are paired: SD of the difference of two arms' runs of one seed, from what the means of arms and seeds
+    leave of the scores.
+    """
+    if PAIRED:
+        squares = df = 0
+        for context in {cell[1] for cell in cells}:
+            arms = {runs: cell for cell, runs in runs_of.items() if cell[1] == context}.values()
+            scores = pd.concat({cell: by_seed(*cell, terms) for cell in arms}).rename("y").reset_index()
+            effects = pd.get_dummies(scores.drop(columns="y").astype(str)).to_numpy(float)
+            fitted, _, rank, _ = np.linalg.lstsq(effects, scores["y"], rcond=1e-9)
+            squares += ((scores["y"] - effects @ fitted) ** 2).sum()
+            df += len(scores) - rank
+        return np.sqrt(2 * squares / df) if df else np.nan, df
+    groups = [
+        by_seed(*cell, terms).to_numpy() for cell in {runs: cell for cell, runs in runs_of.items()}.values()
     ]
-    delta = np.mean([alternate.mean() - baseline.mean() for alternate, baseline in pairs])
-    se = sd * np.sqrt(sum(1 / len(a) + 1 / len(b) for a, b in pairs)) / len(pairs)
-    half = stats.t.ppf(1 - ANALYSIS["alpha"] / 2, df) * se if df else np.nan
-    p = 2 * stats.t.sf(abs(delta) / se, df) if df and se > 0 else np.nan
-    rows.append(
-        {
-            "arm": row.arm,
-            "context": row.context,
-            "delta": delta,
-            "low": delta - half,
-            "high": delta + half,
-            "p": p,
-        }
-    )
-retraining = pd.DataFrame(rows, columns=["arm", "context", "delta", "low", "high", "p"])
-table = significance.query("level == 'design' and benchmark == 'suite'").reset_index(drop=True)
-for family in table["family"].unique():
-    members = table["family"] == family
-    retraining.loc[members, "p_holm"] = holm(retraining.loc[members, "p"])
-retraining["verdict"] = table["verdict"]
-show(retraining)
+    df = sum(len(group) - 1 for group in groups)
+    return np.sqrt(sum(((g - g.mean()) ** 2).sum() for g in groups) / df) if df else np.nan, df
 
-# %%
-plain = ~table["method"].str.contains("identical runs|seeds changed nothing")
-columns = ["delta", "ci_low", "ci_high", "p", "p_adjusted"]
-if len(table):
-    derived = retraining.loc[plain, ["delta", "low", "high", "p", "p_holm"]].to_numpy()
-    assert np.allclose(derived, table.loc[plain, columns], rtol=1e-6, atol=1e-9, equal_nan=True)
-print(f"{int(plain.sum())} design-level contrasts agree with significance.csv")
+
+def two_sided(greater, less):
+    return {"two-sided": min(1.0, 2 * min(greater, less)), "greater": greater, "less": less}
+
+
+def permuted(pairs, shift=0.0):
+    """p-values (by side) of "the arm is `shift` better", from every way to deal the runs out between the arms."""
+    parts = []
+    for a, b in ((a - shift, b) for a, b in pairs):
+        if PAIRED:
+            every = np.array(list(product((1, -1), repeat=len(a)))) @ (a - b) / len(a)
+        else:
+            pool = np.concatenate([a, b])
+            dealt = pool[np.array(list(combinations(range(len(pool)), len(a))))].sum(axis=1)
+            every = dealt / len(a) - (pool.sum() - dealt) / len(b)
+        parts.append(every)
+    law = reduce(lambda x, y: np.add.outer(x, y).ravel(), parts) / len(parts)
+    observed, tie = law[0], 1e-9 * (1 + np.ptp(law))  # the first arrangement is the one that was seen
+    return two_sided(np.mean(law >= observed - tie), np.mean(law <= observed + tie))
+
+
+def inverts(pairs, low, high):
+    """Whether [low, high] holds exactly the shifts that the exact test does not reject."""
+    if np.isinf(low):
+        return permuted(pairs, 1e9)["two-sided"] > ALPHA
+    nudge = 1e-6 * (high - low)
+    outside = [permuted(pairs, shift)["two-sided"] for shift in (low - nudge, high + nudge)]
+    inside = [permuted(pairs, shift)["two-sided"] for shift in (low + nudge, high - nudge)]
+    return max(outside) <= ALPHA < min(inside)
+
+
+design = significance[significance["level"] == "design"]
+rows = []
+for row in design.itertuples():
+    terms = terms_of(row.benchmark)
+    contexts = contexts_of(row)
+    apart = [c for c in contexts if runs_of[row.arm, c] != runs_of[BASELINE, c]]
+    if not apart:
+        rows.append([0.0, 0.0, 0.0, 0.0, 1.0])  # the very same runs in both arms
+        continue
+    pairs, share = [samples(row.arm, c, terms) for c in apart], len(apart) / len(contexts)
+    delta = share * np.mean([a.mean() - b.mean() for a, b in pairs])
+    sd, df = spread(terms)
+    seen = [1 / len(a) + (0 if PAIRED else 1 / len(b)) for a, b in pairs]
+    se = share * sd * np.sqrt(sum(seen)) / len(pairs)
+    if df and se < 1e-9:  # seeds that change nothing are no replication, unless there is no difference either
+        se = 0.0 if abs(delta) < 1e-9 else np.nan
+    if row.method.startswith("exact"):
+        assert inverts(pairs, row.ci_low, row.ci_high), f"interval of row {row.Index}"
+        rows.append([delta, se, row.ci_low, row.ci_high, permuted(pairs)[SIDE]])
+    else:
+        half = stats.t.ppf(1 - ALPHA / 2, df) * se if df else np.nan
+        t = delta / se if se > 0 else 0.0 * se
+        p = two_sided(stats.t.sf(t, df), stats.t.cdf(t, df))[SIDE] if se >= 0 and df else np.nan
+        rows.append([delta, se, delta - half, delta + half, 1.0 if se == 0 else p])
+retraining = pd.DataFrame(rows, columns=["delta", "se", "ci_low", "ci_high", "p"], index=design.index)
+if with_signal:
+    sd, df = spread(with_signal)
+    print(f"SD between seeds{' of paired differences' if PAIRED else ''} {sd:.3f} points, df = {df}")
+agree(retraining, design, list(retraining.columns), "design-level contrasts")
+labels = ["arm", "context", "benchmark"]
+show(pd.concat([design[labels], retraining], axis=1))
 
 # %% [markdown]
-# ## New pictures: benchmark by benchmark (level: items)
-# Pairs of answers to the same question, averaged over seeds first; the unit is the scene: a cluster-robust
-# standard error (CR1) with t on (scenes - 1) degrees of freedom. The checkpoints are held fixed.
+# ## New pictures (level: items) and single checkpoints (level: checkpoint)
+# Two answers to the same question are compared, averaged over seeds first; the unit is the picture. p: the signs
+# of the pictures' sums are flipped at random, and the law of their total is computed exactly, one picture after
+# the other, where scores have a common step; elsewhere it is checked by simulation. Interval at the items level:
+# cluster-robust standard error (CR1), t on pictures - 1.
 
 # %%
+SIMULATED = 20_000
+WIDEST = 2_000_000
+
+
+def cluster_parts(difference):
+    """(mean over benchmarks, pictures' sums of the weighted differences, the same of the residuals) of a value per
+    example, or of several in the columns of a frame."""
+    names = difference.index.get_level_values("benchmark")
+    weight = 1 / (names.nunique() * names.map(names.value_counts()))
+    residual = difference - difference.groupby(level="benchmark").transform("mean")
+    pictures = cluster.reindex(difference.index)
+    sums = [
+        values.mul(weight, axis=0).groupby(pictures).sum().to_numpy() for values in (difference, residual)
+    ]
+    return sums[0].sum(axis=0), *sums
+
+
+def flipped(sums, finest):
+    """(p-values by side, whether they are exact) of the total of `sums` under random signs."""
+    steps = np.rint(sums / finest).astype(np.int64)
+    steps //= max(np.gcd.reduce(steps), 1)
+    total, moving = steps.sum(), np.abs(steps[steps != 0])
+    exact = (
+        np.allclose(np.rint(sums / finest) * finest, sums, atol=1e-6 * finest) and 2 * moving.sum() < WIDEST
+    )
+    if exact:
+        law = np.ones(1)
+        for size in moving:
+            law = (np.pad(law, (2 * size, 0)) + np.pad(law, (0, 2 * size))) / 2
+        value = np.arange(len(law)) - moving.sum()
+        return two_sided(law[value >= total].sum(), law[value <= total].sum()), True
+    rng = np.random.default_rng(20)
+    law = np.concatenate([rng.choice([-1.0, 1.0], (500, len(sums))) @ sums for _ in range(SIMULATED // 500)])
+    tie = 1e-9 * np.abs(sums).max()
+    return two_sided(np.mean(law >= sums.sum() - tie), np.mean(law <= sums.sum() + tie)), False
+
+
+paired = significance[significance["level"].isin(["items", "checkpoint"])]
+rows, simulated = [], 0
+for row in paired.itertuples():
+    part = points.loc[terms_of(row.benchmark)]
+    sides = [part[arm, row.context] for arm in (row.arm, BASELINE)]
+    if row.level == "checkpoint":
+        seed = int(row.family.rpartition("seed=")[2])
+        sides = [side[[seed]] for side in sides]
+    delta, sums, residuals = cluster_parts(sides[0].mean(axis=1) - sides[1].mean(axis=1))
+    groups, sizes = len(sums), part.groupby(level="benchmark").size()
+    se = np.sqrt(groups / (groups - 1) * (residuals**2).sum()) if groups > 1 else np.nan
+    half = stats.t.ppf(1 - ALPHA / 2, groups - 1) * se if groups > 1 else np.nan
+    ci = (delta - half, delta + half) if row.level == "items" else (row.ci_low, row.ci_high)
+    # Scores are tenths at the finest; seeds and benchmarks divide them further.
+    finest = 10 / np.lcm(sides[0].shape[1], sides[1].shape[1]) / len(sizes) / np.lcm.reduce(sizes.to_numpy())
+    p, exact = flipped(sums, finest)
+    if not (exact and row.method.startswith(("exact", "the two systems"))):
+        simulated += 1
+        noise = np.sqrt(row.p / SIMULATED) + 1 / SIMULATED
+        assert abs(p[SIDE] - row.p) < 6 * noise, f"p {row.p} of row {row.Index}, simulated {p[SIDE]}"
+        p = {SIDE: row.p}
+    rows.append([delta, se, *ci, p[SIDE]])
+items = pd.DataFrame(rows, columns=["delta", "se", "ci_low", "ci_high", "p"], index=paired.index)
+for level in ("items", "checkpoint"):
+    of_level = paired[paired["level"] == level]
+    agree(items.loc[of_level.index], of_level, list(items.columns), f"{level}-level contrasts")
+print(f"p of {simulated} of them checked by simulation, the others exactly")
+of_items = paired[paired["level"] == "items"]
+show(pd.concat([of_items[[*labels, "n_examples", "n_clusters"]], items.loc[of_items.index]], axis=1))
+
+# %% [markdown]
+# ## New runs and new pictures at once, and other benchmarks (level: suite)
+# Both variances are added; what both count, the luck of a run with a picture, is taken off once. These standard
+# errors weigh the benchmarks in the random-effects mean over benchmark families.
+
+
+# %%
+def both(arm, contexts, terms):
+    """(difference, standard error, degrees of freedom) for new runs and new pictures; df is nan without the runs'."""
+    part = points.loc[terms]
+    sides = [part[name, context] for context in contexts for name in (arm, BASELINE)]
+    means = [side.mean(axis=1) for side in sides]
+    delta, sums, residuals = cluster_parts((sum(means[::2]) - sum(means[1::2])) / len(contexts))
+    factor = len(sums) / (len(sums) - 1) if len(sums) > 1 else np.nan
+    item = factor * (residuals**2).sum()
+    sd, df = spread(terms)
+    if not df or PAIRED or any(runs_of[arm, c] & runs_of[BASELINE, c] for c in contexts):
+        return delta, np.sqrt(item), np.nan
+    inverse = sum(1 / side.shape[1] for side in sides) / len(contexts) ** 2
+    left = sum(side.shape[1] - 1 for side in sides)
+    luck = [cluster_parts(side.sub(side.mean(axis=1), axis=0))[2] for side in sides]
+    shared = factor * sum((sums**2).sum() for sums in luck) / left * inverse if left else 0.0
+    seed = sd**2 * inverse
+    variance = item + max(seed - shared, 0.0)
+    if not variance > 1e-20:
+        return delta, np.sqrt(item), np.nan
+    own = len(sums) - 1
+    joint = max(variance**2 / (seed**2 / df + item**2 / own), min(df, own)) if seed > shared else own
+    return delta, np.sqrt(variance), joint
+
+
+new = design[design["new_low"].notna()]
 rows = []
-example = ["benchmark", "split", "metric", "example_id", "cluster_id"]
-averaged = primary.groupby(["arm", "context", *example])["score"].mean()
-for row in significance.query("level == 'items'").itertuples():
-    alternate, baseline = (
-        averaged.loc[arm, row.context].xs(row.benchmark, level="benchmark", drop_level=False)
-        for arm in (row.arm, BASELINE)
-    )
-    difference = (100 * (alternate - baseline)).rename("difference").reset_index()
-    mean, n = difference["difference"].mean(), len(difference)
-    sums = (difference["difference"] - mean).groupby(difference["cluster_id"]).sum()
-    groups = len(sums)
-    se = np.sqrt(groups / (groups - 1) * (sums**2).sum()) / n if groups > 1 else np.nan
-    half = stats.t.ppf(1 - ANALYSIS["alpha"] / 2, groups - 1) * se if groups > 1 else np.nan
-    rows.append(
-        [row.arm, row.context, row.benchmark, n, groups, mean, mean - half, mean + half, row.p, row.verdict]
-    )
-items = pd.DataFrame(
-    rows, columns=["arm", "context", "benchmark", "n", "scenes", "delta", "low", "high", "p", "verdict"]
-)
-reference = significance.query("level == 'items'")[["delta", "ci_low", "ci_high"]].to_numpy()
-if len(items):
-    assert np.allclose(items[["delta", "low", "high"]], reference, rtol=1e-6, atol=1e-9, equal_nan=True)
-print(f"{len(items)} items-level contrasts agree with significance.csv")
-show(items)
+for row in new.itertuples():
+    delta, se, df = both(row.arm, contexts_of(row), terms_of(row.benchmark))
+    half = stats.t.ppf(1 - ALPHA / 2, df) * se if df > 0 else se
+    rows.append([delta - half, delta + half])
+over_both = pd.DataFrame(rows, columns=["new_low", "new_high"], index=new.index)
+agree(over_both, new, list(over_both.columns), "intervals over new runs and new pictures")
+
+suite = significance[significance["level"] == "suite"]
+rows = []
+for row in suite.itertuples():
+    found = [both(row.arm, [row.context], [name])[:2] for name in with_signal]
+    families = [FAMILIES.get(name, name) for name in with_signal]
+    d, e = pd.DataFrame(found).groupby(families, sort=False).mean().to_numpy().T
+    k = len(d)
+    if k < 2 or np.ptp(d) < 1e-9:
+        rows.append([d.mean(), *([np.nan] * 4)] if k < 2 or d.any() else [0.0, 0.0, 0.0, 0.0, 1.0])
+        continue
+    w = 1 / e**2 if (e > 0).all() else np.ones(k)
+    q = (w * (d - np.average(d, weights=w)) ** 2).sum()
+    tau2 = max(0.0, (q - (k - 1)) / (w.sum() - (w**2).sum() / w.sum()))
+    w = 1 / (e**2 + tau2) if (e > 0).all() else w
+    delta = np.average(d, weights=w)
+    se = np.sqrt((w * (d - delta) ** 2).sum() / ((k - 1) * w.sum()))
+    half = stats.t.ppf(1 - ALPHA / 2, k - 1) * se
+    rows.append([delta, se, delta - half, delta + half, 2 * stats.t.sf(abs(delta) / se, k - 1)])
+benchmarks = pd.DataFrame(rows, columns=["delta", "se", "ci_low", "ci_high", "p"], index=suite.index)
+agree(benchmarks, suite, list(benchmarks.columns), "suite-level contrasts")
+show(pd.concat([suite[labels], benchmarks], axis=1))
+
+# %% [markdown]
+# ## Adjustment and verdicts
+# Both questions, whether there is a difference and whether it lies within the margin, are adjusted within their
+# families. Equivalence is asked first.
+
+
+# %%
+def adjusted(p):
+    """Adjusted p-values; nan is left out of the family."""
+    p = np.asarray(p, dtype=float)
+    result, tested = np.full(len(p), np.nan), np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    left = np.arange(len(order), 0, -1)
+    if DECLARED["correction"] in ("bh", "by"):
+        if len(order):
+            result[tested] = stats.false_discovery_control(p[tested], method=DECLARED["correction"])
+    elif DECLARED["correction"] == "holm":
+        result[order] = np.minimum(1, np.maximum.accumulate(p[order] * left))
+    else:
+        result[order] = np.minimum(1, np.minimum.accumulate((p[order] * left)[::-1])[::-1])
+    return result
+
+
+margin = DECLARED["margin"]
+room = margin - significance["delta"].abs()
+with np.errstate(divide="ignore", invalid="ignore"):
+    se, df = (significance[name].to_numpy(dtype=float) for name in ("se", "df"))
+    alike = pd.Series(stats.t.sf(room.to_numpy(dtype=float) / se, df), significance.index)
+alike[significance["se"] == 0] = np.where(room[significance["se"] == 0] > 0, 0.0, 1.0)
+decided = pd.DataFrame(np.nan, columns=["p_adjusted", "p_equivalence"], index=significance.index)
+for family, members in significance.groupby("family"):
+    if not family.startswith("no-signal"):
+        decided.loc[members.index, "p_adjusted"] = adjusted(members["p"])
+        decided.loc[members.index, "p_equivalence"] = adjusted(alike[members.index])
+agree(decided, significance, list(decided.columns), "adjusted p-values")
+better = np.where(significance["delta"] > 0, "better", "worse")
+verdict = np.where(decided["p_adjusted"] <= ALPHA, better, "unresolved")
+verdict = np.where(decided["p_equivalence"] <= ALPHA, "equivalent", verdict)
+assert (verdict == significance["verdict"]).all(), "a verdict of significance.csv differs"
+primary_rows = significance[significance["family"] == "primary"]
+columns = ["arm", "context", "delta", "ci_low", "ci_high", "p", "p_adjusted", "p_equivalence", "verdict"]
+show(primary_rows[columns].reset_index(drop=True))
 
 # %% [markdown]
 # ## The whole table
 
 # %%
-with pd.option_context("display.max_rows", 500, "display.max_columns", 30):
+with pd.option_context("display.max_rows", 500, "display.max_columns", 40):
     show(significance.drop(columns=["axis", "baseline", "margin"]))
 
 # %%

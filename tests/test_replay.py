@@ -17,7 +17,7 @@ import pytest
 import vlmablate.paths
 from vlmablate import replay
 from vlmablate.errors import UserError
-from vlmablate.stats import paper
+from vlmablate.stats import paper, reference
 
 CHECKOUT = Path(vlmablate.paths.__file__).parents[1]
 
@@ -163,7 +163,7 @@ def test_mistakes_are_one_message_and_exit_code_2(words: str, message: str, caps
 
 
 def test_a_missing_table_is_a_message(capsys, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(paper, "reference_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(reference, "reference_folder", lambda: tmp_path / "nowhere")
     assert replay.main([f"out={tmp_path}"]) == 2
     assert "cannot read the published table" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmablate.arguments import key_values
 from vlmablate.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,16 +71,7 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         UserError: for a word that is no key=value, an unknown or repeated key, or an empty value.
     """
-    own: dict[str, str] = {}
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if not equals or key not in _OWN:
-            raise UserError(f"cannot read '{word}': there are benchmarks=NAME,NAME,... and out=FOLDER")
-        if key in own:
-            raise UserError(f"{key} is given twice: {key}={own[key]} and {word}")
-        if not value.strip():
-            raise UserError(f"{key}= needs a value")
-        own[key] = value
+    own, _ = key_values(argv, _OWN)
     names = None
     if "benchmarks" in own:
         names = tuple(name.strip() for name in own["benchmarks"].strip("[]").split(",") if name.strip())
@@ -89,7 +81,7 @@ def parse(argv: list[str]) -> Arguments:
 
 def table(replay: Replay) -> list[str]:
     """The comparisons as aligned lines of plain text."""
-    from vlmablate.stats.paper import agreement
+    from vlmablate.stats.paper_words import agreement
     from vlmablate.stats.rounding import band, like_printed, short
 
     head = (
@@ -133,7 +125,8 @@ def write(replay: Replay, folder: Path, command: str) -> dict[str, Any]:
     from vlmablate.files import sha256_file, write_bytes, write_json, write_with
     from vlmablate.paths import resource
     from vlmablate.report import html, notebook, replay_page
-    from vlmablate.stats.paper import DIGESTS, LABEL, load_reference, reference_folder
+    from vlmablate.stats.paper import LABEL
+    from vlmablate.stats.reference import DIGESTS, load_reference, reference_folder
 
     for name in DIGESTS:
         write_bytes(folder / name, (reference_folder() / name).read_bytes())

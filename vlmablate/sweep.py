@@ -124,6 +124,8 @@ the questions:
                       them saves
   launcher=local      worker processes, as many as the cores allow; debug runs everything in this process
   study=NAME          where the results go: outputs/studies/NAME (default: axis and scale)
+  analysis.margin=2   the smallest difference that matters, in points, and what else is declared before there are
+                      scores (conf/analysis/); a later change computes nothing and is told in the report
   anything else       changes the configuration of every choice: a group (projector=linear) or a value
                       (stages.finetune.epochs=2); what exists is under conf/, and a mistake lists it
 

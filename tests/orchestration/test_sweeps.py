@@ -13,6 +13,7 @@ from tests.orchestration import fakes
 from vlmablate.errors import UserError
 from vlmablate.files import read_json
 from vlmablate.orchestration.local import LocalExecutor, count_slots, worker_environment
+from vlmablate.orchestration.study import Cell, analysis_history, declared_analysis
 
 
 def result_of(results: Path, kind: str, index: int = 0) -> Path:
@@ -46,7 +47,7 @@ def test_study_json_says_everything_a_report_needs(sweeps, results: Path):
     study = read_json(results / "studies" / "study" / "study.json")
     assert study.keys() == {
         "name", "axis", "scale", "seeds", "baseline", "contexts", "overrides", "command", "runs", "steps",
-        "provenance",
+        "provenance", "analysis", "analysis_history",
     }  # fmt: skip
     assert (study["seeds"], study["baseline"], study["contexts"]) == ([0, 1], "two_stage", ["default"])
     assert study["axis"]["question"]
@@ -197,6 +198,10 @@ def test_a_name_taken_by_another_study_is_refused(sweeps):
         ({"overrides": ("llm.depth=1",)}, "unknown key 'depth' in llm"),
         ({"overrides": ("precision=fp64",)}, "unknown precision 'fp64'"),
         ({"overrides": ("execution.threads=0",)}, "execution.threads must be a positive whole number"),
+        ({"overrides": ("analysis.margin=0",)}, "analysis.margin must be positive"),
+        ({"overrides": ("analysis.magin=1",)}, "unknown key 'magin' in analysis"),
+        ({"overrides": ("analysis.correction=none",)}, "unknown analysis.correction 'none'"),
+        ({"overrides": ("+analysis.families.vqa=x",)}, "unknown benchmark 'vqa' in analysis.families"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(sweeps, results: Path, request_, message):
@@ -213,6 +218,36 @@ def test_the_name_of_a_study_follows_axis_scale_and_overrides(sweeps):
     other = sweeps.request(study="", overrides=("data.seed=2",)).name
     assert one.startswith("stages-smoke-")
     assert one != other
+
+
+def test_a_changed_analysis_computes_nothing_and_is_recorded(sweeps, results: Path):
+    overrides = ("execution.workers=2",)
+    sweeps.run(overrides=overrides)
+    assert sweeps.run(overrides=(*overrides, "analysis.margin=1"), command="another command") == 0
+    assert len(fakes.calls()) == 8
+    study = read_json(results / "studies" / "study" / "study.json")
+    assert (study["analysis"]["margin"], study["command"]) == (1, "another command")
+    seen = [(entry["settings"]["margin"], entry["runs_with_scores"]) for entry in study["analysis_history"]]
+    assert seen == [(2.0, 0), (1, 2)]
+    assert sweeps.request(study="", overrides=("analysis.margin=1",)).name == "stages-smoke"
+
+
+def test_settings_that_no_score_was_seen_under_are_replaced():
+    first = analysis_history([], {"margin": 2.0}, 0)
+    second = analysis_history(first, {"margin": 1.0}, 0)
+    assert second == [{"settings": {"margin": 1.0}, "runs_with_scores": 0}]
+    third = analysis_history(second, {"margin": 0.5}, 3)
+    assert third == [*second, {"settings": {"margin": 0.5}, "runs_with_scores": 3}]
+    assert analysis_history(third, {"margin": 0.5}, 6) == third
+
+
+def test_an_arm_cannot_choose_how_it_is_judged():
+    cells = [
+        Cell("a", "default", {"analysis": {"margin": 2.0}}),
+        Cell("b", "default", {"analysis": {"margin": 1.0}}),
+    ]
+    with pytest.raises(UserError, match="arm b, context default changes the analysis"):
+        declared_analysis(cells)
 
 
 def test_slots_never_exceed_the_cores():

@@ -1,4 +1,4 @@
-"""`make bench`: the paired tests as ratios against scipy on one thread, measured in the same run.
+"""`make bench`: the tests on one thread, as ratios against scipy measured in the same run, and a whole analysis.
 
 Peers: scipy.stats.permutation_test with 999 sign flips (9,999 take ten times as long) and
 scipy.stats.bootstrap (percentile, 2,000 resamples).
@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
+from vlmablate.stats.declaration import Design
 from vlmablate.stats.flips import flip_interval
 from vlmablate.stats.maxt import max_t
 from vlmablate.stats.paired import paired_test
+from vlmablate.stats.panel import Panel, Panels, Run
+from vlmablate.stats.table import analyse_panels
 
 N, CLUSTER, SYSTEMS = 214_354, 10, 42
 
@@ -41,6 +45,40 @@ def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.mean(values, axis=axis)
 
 
+def memory() -> float:
+    """Peak resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def whole_suite(arms: int = 42, seeds: int = 3) -> None:
+    """Every level of a study as large as a published one: 12 benchmarks of 450,000 examples in all."""
+    rng = np.random.default_rng(1)
+    sizes = [N, 100_000, 50_000, 30_000, 20_000, 12_578, 9_000, 6_000, 4_000, 2_374, 1_000]
+    sizes.append(450_000 - sum(sizes))
+    names = [f"a{arm:02d}" for arm in range(arms)]
+    runs = tuple(Run(name, "default", seed, f"{name}/{seed}") for name in names for seed in range(seeds))
+    panels, first = {}, 0
+    for number, n in enumerate(sizes):
+        scores, difficulty = np.empty((len(runs), n)), rng.random(n)
+        for row in scores:
+            row[:] = difficulty + 0.3 * rng.random(n) < 0.75
+        name = f"b{number:02d}"
+        ids, clusters = np.arange(n).astype(object), first + np.arange(n) // 5
+        panels[name] = Panel(name, "accuracy", ids, clusters, scores)
+        first += n // 5 + 1
+    design = Design("axis", names[0], tuple(names), ("default",), dict.fromkeys(panels, "accuracy"))
+    data = sum(panel.scores.nbytes for panel in panels.values()) / 2**20
+    begun = time.process_time()
+    analysis = analyse_panels(Panels(runs, panels, pd.DataFrame()), design)
+    taken = time.process_time() - begun
+    print(
+        f"whole analysis, {len(sizes)} benchmarks, {sum(sizes):,} examples, {arms} arms x {seeds} seeds: "
+        f"{taken:.1f} s, {len(analysis.significance):,} contrasts, "
+        f"peak {memory():,.0f} MB (the data are {data:,.0f} MB)",
+        flush=True,
+    )
+
+
 def main() -> None:
     rng = np.random.default_rng(0)
     right = (rng.random(N) < 0.75).astype(float)
@@ -59,6 +97,8 @@ def main() -> None:
         f"(the data are {scores.nbytes / 2**20:.0f} MB)",
         flush=True,
     )
+    scores = scores[:0]
+    whole_suite()
 
     peer = seconds(
         lambda: stats.bootstrap((difference,), mean, n_resamples=2000, batch=100, method="percentile"), 1

@@ -1,30 +1,18 @@
-"""One study that is reported once, with its notebook executed, for all tests that only read the outcome."""
+"""Studies that are reported once, for all tests that only read the outcome."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from reported import SHAPES, Built
 from synthetic_study import make_study
 
+from vlmablate.report import figures, notebook
 from vlmablate.report.build import build_study
-
-
-@dataclass(frozen=True)
-class Built:
-    home: Path
-    folder: Path
-    answer: dict[str, Any]
-
-    @property
-    def page(self) -> str:
-        return Path(self.answer["html"]).read_text(encoding="utf-8")
-
-    def table(self, name: str = "significance") -> pd.DataFrame:
-        return pd.read_csv(self.folder / f"{name}.csv")
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +21,27 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     home = tmp_path_factory.mktemp("home")
     folder = make_study(home, unfinished=[("resize_crop", 2)])
     return Built(home, folder, build_study(folder, home))
+
+
+def unrendered(figure: Figure, path: Path) -> None:
+    """In place of drawing.save: the figure was put together; rendering is the slow part and is tested elsewhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("1", (1, 1)).save(path)
+
+
+@pytest.fixture(scope="session")
+def shape(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+    """The report of a study of another shape, made when it is first asked for; no notebook is run."""
+    made: dict[str, Built] = {}
+
+    def get(name: str) -> Built:
+        if name not in made:
+            home = tmp_path_factory.mktemp("shape")
+            folder = make_study(home, **{"seeds": (0, 1), "scenes": 12, "per_scene": 2, **SHAPES[name]})
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(notebook, "execute", lambda document, folder: 0.0)
+                patch.setattr(figures, "save", unrendered)
+                made[name] = Built(home, folder, build_study(folder, home))
+        return made[name]
+
+    return get

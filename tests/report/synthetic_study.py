@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmablate.stats.declaration import Design
+from vlmablate.stats.settings import Settings
+
 BENCHMARKS: dict[str, tuple[float, float]] = {
     # name -> (majority score, the baseline's success probability)
     "counting": (0.30, 0.55),
@@ -103,16 +106,18 @@ class Builder:
 
 
 def examples(
-    rng: np.random.Generator, shift: Mapping[str, float], scenes: int, per_scene: int
+    rng: np.random.Generator, shift: Mapping[str, float], scenes: int, per_scene: int, soft: bool = False
 ) -> pd.DataFrame:
     """Scores of one run: scenes differ in difficulty (the same for every run), examples are Bernoulli
-    draws."""
+    draws, or `soft` scores anywhere between 0 and 1."""
     difficulty = np.random.default_rng(7)
     frames = []
     for name, (_, success) in BENCHMARKS.items():
         scene = np.repeat(np.arange(scenes), per_scene)
         chance = success + shift.get(name, 0.0) + difficulty.normal(0, 0.08, scenes)[scene]
-        score = (rng.random(scenes * per_scene) < np.clip(chance, 0.02, 0.98)).astype(float)
+        chance = np.clip(chance, 0.02, 0.98)
+        draw = rng.random(scenes * per_scene)
+        score = draw ** (1 / chance - 1) if soft else (draw < chance).astype(float)
         ids = [f"{name}-{index:04d}" for index in range(len(scene))]
         target = [f"answer {index % 3}" for index in range(len(scene))]
         frames.append(
@@ -158,16 +163,20 @@ def make_study(
     unfinished: Sequence[tuple[str, int]] = (),
     picture: bool = True,
     axis_facts: dict[str, Any] | None = None,
-    analysis: dict[str, float] | None = None,
+    analysis: dict[str, Any] | None = None,
+    soft: bool = False,
+    same_runs: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write a study and its steps below `home`; returns the study folder.
 
     effects: arm -> true difference to the baseline as a fraction. unfinished: (arm, seed) pairs whose
     evaluation has not been done. seed_sd: spread of a run's success probability, common to its benchmarks.
+    soft: scores between 0 and 1. same_runs: (arm, context) cells that consist of the baseline's runs.
     """
     effects = effects or {"resize_naive": -0.12, "resize_crop": 0.01}
     facts = axis_facts or axis()
-    builder, runs = Builder(home), []
+    builder = Builder(home)
+    runs: list[dict[str, Any]] = []
     if picture:
         from PIL import Image
 
@@ -182,6 +191,10 @@ def make_study(
     )
     for context in contexts:
         for arm in facts["arms"]:
+            if (arm, context) in same_runs:
+                own = [run for run in runs if (run["arm"], run["context"]) == (facts["baseline"], context)]
+                runs += [{**run, "arm": arm} for run in own]
+                continue
             config: dict[str, Any] = {"image": {"resize": arm}, "tower": context}
             features_id = builder.step("features", f"{context}-{arm}", config, {"pictures": 140})
             for seed in seeds:
@@ -202,7 +215,7 @@ def make_study(
                 finetune_id = builder.step("finetune", slug, seeded, payload, peak_rss_mb=1500.0)
                 common = effects.get(arm, 0.0) + rng.normal(0, seed_sd)
                 shift = {name: common for name in BENCHMARKS if name != "text_reading"}
-                table = examples(rng, shift, scenes, per_scene)
+                table = examples(rng, shift, scenes, per_scene, soft)
                 evaluation = {"benchmark": {"names": list(BENCHMARKS)}, "model": finetune_id}
                 table.to_parquet(
                     builder.folder("evaluate", slug, evaluation) / "examples.parquet", index=False
@@ -250,3 +263,49 @@ def make_study(
     folder = home / "studies" / "resize"
     _write(folder / "study.json", study)
     return folder
+
+
+def long_table(
+    arms: Sequence[str] = ("letterbox", "resize_naive"),
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    contexts: Sequence[str] = ("default",),
+    effects: Mapping[str, float] | None = None,
+    seed_sd: float = 0.02,
+    scenes: int = 12,
+    per_scene: int = 2,
+    soft: bool = False,
+) -> pd.DataFrame:
+    """The table of scores that a study of these arms would give, without the study. Scores of an arm depend on its
+    name, context and seed alone, so that an arm more changes nothing about the others."""
+    parts = []
+    for arm in arms:
+        for context in contexts:
+            for seed in seeds:
+                digest = hashlib.sha256(f"{arm} {context} {seed}".encode()).digest()
+                rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+                common = (effects or {}).get(arm, 0.0) + rng.normal(0, seed_sd)
+                shift = {name: common for name in BENCHMARKS if name != "text_reading"}
+                run: dict[str, Any] = {
+                    "arm": arm,
+                    "context": context,
+                    "seed": seed,
+                    "run_id": digest.hex()[:16],
+                }
+                parts.append(examples(rng, shift, scenes, per_scene, soft).assign(**run))
+    return pd.concat(parts, ignore_index=True)
+
+
+def design(table: pd.DataFrame, families: Mapping[str, str] | None = None, **settings: Any) -> Design:
+    """The declaration that goes with `long_table`; the first arm is the baseline."""
+    metrics = dict(zip(table["benchmark"], table["metric"], strict=True))
+    return Design(
+        axis="image_resize",
+        baseline=str(table["arm"].iloc[0]),
+        arms=tuple(dict.fromkeys(table["arm"])),
+        contexts=tuple(dict.fromkeys(table["context"])),
+        metrics=metrics,
+        majority={name: majority for name, (majority, _) in BENCHMARKS.items()},
+        families=families or {},
+        settings=Settings(**settings),
+    )

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -53,7 +54,7 @@ def test_columns_and_order(folder: Path) -> None:
     keys = collected.results[
         ["arm", "context", "seed", "run_id", "benchmark", "split", "metric", "example_id"]
     ]
-    assert keys.equals(keys.sort_values(list(keys), kind="stable"))
+    assert keys.equals(keys.sort_values(keys.columns.tolist(), kind="stable"))
     assert len(collected.results) == 6 * 5 * 20
     assert collected.benchmarks["localisation"]["metric"] == "box_iou_50"
 
@@ -90,7 +91,7 @@ def test_a_study_without_finished_runs_is_refused(tmp_path: Path) -> None:
         collect(load(folder))
 
 
-def edited(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def edited(column: str, value: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
     def edit(table: pd.DataFrame) -> pd.DataFrame:
         table = table.copy()
         table.loc[table["example_id"] == "counting-0003", column] = value

@@ -23,8 +23,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    sections = ("forest", "seeds", "benchmarks", "examples", "curves")
-    monkeypatch.setattr(figures, "save_all", lambda *given: {section: [] for section in sections})
+    monkeypatch.setattr(figures, "save_all", lambda *given: {section: [] for section in figures.SECTIONS})
 
 
 def small(home: Path, **changes: Any) -> Path:
@@ -35,7 +34,18 @@ def test_outputs_are_there(built: Any) -> None:
     assert built.answer["rebuilt"]
     assert all((built.folder / name).stat().st_size for name in OUTPUTS)
     names = {path.name for path in (built.folder / "figures").iterdir()}
-    assert names == {"forest.png", "benchmarks.png", "seeds.png", "curves.png", "examples.jpg"}
+    once = [
+        "forest",
+        "seeds",
+        "benchmarks",
+        "radar",
+        "improvement",
+        "components",
+        "calibration",
+        "power",
+        "curves",
+    ]
+    assert names == {*(f"{name}.png" for name in once), "pairs_design.png", "pairs_items.png", "examples.jpg"}
     assert built.answer["html"] == built.folder / "report.html"
 
 

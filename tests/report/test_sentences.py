@@ -13,13 +13,15 @@ import pytest
 from vlmablate.report import formatting as fmt
 from vlmablate.report.sentences import (
     Outlook,
+    consistent,
     paper_sentence,
+    suite_sentence,
     verdict_sentence,
     verdict_sentences,
     with_seeds,
 )
-from vlmablate.stats.estimate import t_estimate
 from vlmablate.stats.margins import equivalence, verdict
+from vlmablate.stats.runs import PooledError, design_test
 
 OUTLOOK = Outlook(
     seed_sd=1.0,
@@ -47,6 +49,13 @@ def row(**changes: Any) -> dict[str, Any]:
         "method": "t over seeds, error pooled over 3 cells, df = 6",
         "verdict": "better",
         "margin": 2.0,
+        "se": 0.87,
+        "alternative": "two-sided",
+        "correction": "holm",
+        "floor": 1e-300,
+        "new_low": 0.9,
+        "new_high": 5.5,
+        "tipping_sd": 2.0,
     }
     return {**facts, **changes}
 
@@ -89,16 +98,94 @@ def test_unresolved_says_what_would_settle_it() -> None:
 
 def test_one_seed_gets_the_tipping_sd_and_no_p() -> None:
     nan = math.nan
-    method = "no test: one seed per cell; tipping seed SD 1.15 points"
     single = row(
-        n_seeds=1, ci_low=nan, ci_high=nan, p=nan, p_adjusted=nan, method=method, verdict="unresolved"
+        n_seeds=1, p=nan, p_adjusted=nan, ci_low=nan, ci_high=nan, floor=nan, new_low=nan, new_high=nan
     )
-    text = verdict_sentence(single, replace(OUTLOOK, seed_sd=nan))
+    single |= {"method": "no test: one seed per cell; tipping seed SD 1.15", "verdict": "unresolved"}
+    text = verdict_sentence({**single, "tipping_sd": 1.153}, replace(OUTLOOK, seed_sd=nan))
     assert "without a p-value" in text
-    assert "SD of more than 1.15 points (tipping seed SD)" in text
+    assert "SD of more than 1.2 points (tipping seed SD)" in text
     assert "seeds=3`" in text
     assert "nan" not in text
     assert " p = " not in text
+    text = verdict_sentence({**single, "tipping_sd": 1.153}, replace(OUTLOOK, seed_sd=nan, command=""))
+    assert text.endswith("3 runs per arm would measure it.")
+    nothing = {**single, "method": "no test: the seeds changed nothing, so they are no replication"}
+    assert verdict_sentence(nothing, OUTLOOK).endswith(
+        "the seeds changed nothing, so they are no replication."
+    )
+
+
+def test_an_arm_that_was_trained_once_borrows_its_spread_and_says_so() -> None:
+    text = verdict_sentence(row(n_seeds=1), OUTLOOK)
+    assert "was trained once, so the spread between its runs is taken from other cells" in text
+    assert "by an SD of more than 2.0 points (tipping seed SD)" in text
+    assert "trained once" not in verdict_sentence(row(), OUTLOOK)
+
+
+def test_the_floor_of_a_test_is_told_where_it_matters() -> None:
+    few = row(method="exact permutation of 3 and 3 seeds, 20 arrangements", floor=0.1, p=0.1, p_adjusted=0.2)
+    text = verdict_sentence({**few, "verdict": "unresolved"}, OUTLOOK)
+    assert "cannot give a p below 0.10 (0.20 for the smallest of 2 after adjustment)" in text
+    assert "could not have shown a difference of any size" in text
+    exact = row(method="exact permutation of 5 and 5 seeds, 252 arrangements", floor=0.0079, p=0.0079)
+    assert "the smallest p that the test can give" in verdict_sentence(
+        {**exact, "p_adjusted": 0.016}, OUTLOOK
+    )
+    assert "smallest p" not in verdict_sentence(row(), OUTLOOK)
+
+
+def test_a_verdict_that_new_pictures_would_not_bear_out_says_so() -> None:
+    text = verdict_sentence(row(new_low=-0.4, new_high=6.8), OUTLOOK)
+    assert "over new pictures as well the interval is [−0.4, 6.8], which includes 0" in text
+    same = {
+        "delta": 0.4,
+        "ci_low": -0.2,
+        "ci_high": 1.0,
+        "p": 0.2,
+        "p_adjusted": 0.4,
+        "verdict": "equivalent",
+    }
+    text = verdict_sentence(row(**same, new_low=-1.8, new_high=2.6), OUTLOOK)
+    assert "which reaches beyond ±2" in text
+    assert "new pictures" not in verdict_sentence(row(), OUTLOOK)
+
+
+def test_one_sided_tests_and_paired_seeds_are_named() -> None:
+    assert "one-sided p = 0.012 (Hochberg 0.024)" in verdict_sentence(
+        row(alternative="greater", correction="hochberg"), OUTLOOK
+    )
+    unresolved = row(ci_low=-1.0, ci_high=7.0, p=0.1, p_adjusted=0.2, verdict="unresolved")
+    unresolved |= {"method": "t over 4 paired seeds, df = 3", "n_seeds": 4}
+    text = verdict_sentence(unresolved, replace(OUTLOOK, paired=True, seed_sd=1.74))
+    assert "if the SD of 1.7 points of paired differences holds" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"verdict": "better", "alternative": "less"}, "contradicts its alternative"),
+        ({"verdict": "better", "p_adjusted": 0.2}, "contradicts its adjusted p"),
+        ({"verdict": "equivalent", "delta": 2.5}, "contradicts its difference"),
+        ({"p": 0.0}, "is not one"),
+        ({"p": 0.012, "floor": 0.1}, "smallest that its test can give"),
+        ({"p": 0.012, "p_adjusted": 0.006}, "is below its p"),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        consistent(row(**changes), 0.05)
+    consistent(row(), 0.05)
+
+
+def test_metrics_that_differ_are_named() -> None:
+    assert suite_sentence(OUTLOOK) == (
+        "The suite score is the mean over the 2 benchmarks with signal: counting and open VQA."
+    )
+    mixed = replace(OUTLOOK, metrics={"counting": "exact_match", "open_vqa": "vqa_soft"})
+    text = suite_sentence(mixed)
+    assert "averages 2 different metrics, each in points from 0 to 100" in text
+    assert "exact_match (counting); vqa_soft (open VQA)" in text
 
 
 @pytest.mark.parametrize(("delta", "claimed"), [(-1.0, "better"), (1.0, "worse"), (0.0, "better")])
@@ -112,10 +199,13 @@ def test_direction_words_follow_the_sign_for_any_numbers() -> None:
     seen = set()
     for _ in range(500):
         delta = float(rng.normal(0, 3) * 10 ** rng.uniform(-3, 0))
-        estimate = t_estimate(delta, float(10 ** rng.uniform(-3, 0.5)), 6, 0.05, "t")
-        given = verdict(delta, estimate.p, equivalence(estimate.delta, estimate.se, estimate.df, 2.0).p, 0.05)
-        numbers = {"delta": delta, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "p": estimate.p}
-        text = verdict_sentence(row(**numbers, p_adjusted=estimate.p, verdict=given), OUTLOOK)
+        error = PooledError(float(10 ** rng.uniform(-3, 0.5)), 6, 3)
+        test = design_test([delta] * 3, [0.0] * 3, error=error, method="t")
+        alike = equivalence(delta, test.se, test.df, 2.0, 0.05)
+        given = verdict(delta, test.p, alike.p, 0.05)
+        numbers = {"delta": delta, "ci_low": test.ci[0], "ci_high": test.ci[1], "p": test.p, "se": test.se}
+        numbers |= {"p_adjusted": test.p, "new_low": math.nan, "new_high": math.nan}
+        text = verdict_sentence(row(**numbers, verdict=given), OUTLOOK)
         seen.add(given)
         assert ("beats" in text) == (given == "better")
         assert ("falls short" in text) == (given == "worse")
@@ -134,6 +224,8 @@ def test_missing_runs_are_admitted() -> None:
 
 
 def test_nothing_to_say_is_said() -> None:
+    no_baseline = replace(OUTLOOK, baseline_ran=False, benchmarks=[])
+    assert "no run of the baseline is finished" in verdict_sentences([], no_baseline)[0]
     assert "no signal at this scale" in verdict_sentences([], replace(OUTLOOK, benchmarks=[]))[0]
     assert "no pair of finished runs" in verdict_sentences([], OUTLOOK)[0]
 
@@ -169,6 +261,9 @@ def test_numbers_keep_their_sign_and_are_never_zero_by_rounding() -> None:
     assert [fmt.p_value(p) for p in (1e-300, 0.00012, 0.0123, 0.3, 1.0, math.nan)] == [
         *("<0.0001", "0.00012", "0.012", "0.30", "1", "–"),
     ]
+    assert fmt.p_value(0.0301) == "0.030"
+    probabilities = [fmt.probability(p) for p in (0.0, 0.001, 0.5, 0.996, 1.0, math.nan)]
+    assert probabilities == ["0", "<0.01", "0.50", ">0.99", "1", "–"]
     assert fmt.equals_p(1e-9) == "p < 0.0001"
     assert [fmt.duration(s) for s in (4.21, 59.7, 190, 7500)] == [
         "4.2 s",

@@ -54,6 +54,32 @@ def random_case(seed: int, runs: tuple[int, int] = (3, 2), n: int = 40) -> tuple
     return a, b, clusters, np.array(["x", "y", "z"])[rng.integers(0, 3, n)]
 
 
+def test_contexts_are_averaged_and_deviations_stay_within_their_cell() -> None:
+    first, second = random_case(1, (3, 3)), random_case(2, (3, 3))
+    clusters, benchmarks = first[2], first[3]
+    far = second[0] + 20 * np.random.default_rng(9).normal(
+        size=40
+    )  # a context may score examples quite differently
+    found = two_component_interval([first[0], far], [first[1], second[1]], clusters, benchmarks=benchmarks)
+    each = [
+        two_component_interval(a, b, clusters, benchmarks=benchmarks)
+        for a, b in ((first[0], first[1]), (far, second[1]))
+    ]
+    assert found.delta == pytest.approx(np.mean([one.delta for one in each]))
+    # With equally many runs everywhere a pooled variance is the mean of the cells', and 1/S is halved.
+    assert found.seed_variance == pytest.approx(np.mean([one.seed_variance for one in each]) / 2)
+    assert found.interaction_variance == pytest.approx(
+        np.mean([one.interaction_variance for one in each]) / 2
+    )
+    mean = (first[0].mean(axis=0) - first[1].mean(axis=0) + far.mean(axis=0) - second[1].mean(axis=0)) / 2
+    assert found.item_variance == pytest.approx(cluster_mean(mean, clusters, benchmarks).se ** 2)
+    assert found.method.startswith("6 and 6 runs x ")
+    alone = two_component_interval([first[0]], [first[1]], clusters, benchmarks=benchmarks)
+    assert alone == two_component_interval(first[0], first[1], clusters, benchmarks=benchmarks)
+    with pytest.raises(DataError, match="every context needs both arms, got 2 of the alternate and 1"):
+        two_component_interval([first[0], far], [first[1]], clusters)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("runs", [(3, 2), (1, 4), (5, 5)])
 def test_the_formula_written_out(seed: int, runs: tuple[int, int]) -> None:

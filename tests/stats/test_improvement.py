@@ -129,3 +129,10 @@ def test_too_few_runs_and_refusals() -> None:
         probability_of_improvement([1.0], [])
     with pytest.raises(DataError, match="alpha"):
         probability_of_improvement([1.0], [1.0], alpha=0.0)
+
+
+def test_the_interval_of_arms_that_do_not_overlap_holds_its_estimate() -> None:
+    for runs in range(2, 12):
+        a = np.linspace(60, 61, runs)[:, None]
+        for found in (probability_of_improvement(a, a - 9), probability_of_improvement(a - 9, a)):
+            assert found.ci[0] <= found.p_improvement <= found.ci[1]

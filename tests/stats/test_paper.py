@@ -15,9 +15,13 @@ from scipy import stats
 
 from vlmablate.errors import DataError, UserError
 from vlmablate.paths import resource
-from vlmablate.stats import paper, rounding
+from vlmablate.stats import paper, pooled_rule, rounding
+from vlmablate.stats import reference as published
 from vlmablate.stats.estimate import SMALLEST_P
-from vlmablate.stats.paper import BENCHMARKS, load_reference, pooled_rule_type_one_error, replay
+from vlmablate.stats.paper import replay
+from vlmablate.stats.paper_words import agreement
+from vlmablate.stats.pooled_rule import pooled_rule_type_one_error
+from vlmablate.stats.reference import BENCHMARKS, load_reference
 
 # Independently derived once from the same tables. Columns: rule p, t, df, range of p that was seen in random draws
 # of the rounding errors, first version's 11 benchmarks, z-scores over 44 and over 48 models, benchmarks as units.
@@ -92,7 +96,7 @@ TIPPING = {
 
 
 @pytest.fixture(scope="module")
-def reference() -> paper.Reference:
+def reference() -> published.Reference:
     return load_reference()
 
 
@@ -146,7 +150,7 @@ def test_eleven_agree_to_the_last_printed_digit_and_mistral_does_not(table):
     rounded = set(PRINTED) - truncated - {"mistral"}
     assert set(table.index[table["agrees_to_last_digit"]]) == rounded
     assert set(table.index[table["agrees_up_to_truncation"]]) == rounded | truncated
-    assert [paper.agreement(table.loc[name]) for name in ("two_epochs", "resolution", "mistral")] == [
+    assert [agreement(table.loc[name]) for name in ("two_epochs", "resolution", "mistral")] == [
         "rounded",
         "truncated",
         "inside the band",
@@ -235,7 +239,7 @@ def test_leave_one_benchmark_out(replayed, table, reference):
 
 
 def test_without_ai2d_is_the_first_version(replayed):
-    eleven = replay(paper.FIRST_VERSION).table
+    eleven = replay(published.FIRST_VERSION).table
     assert np.allclose(eleven["p"], replayed.table["p_v1"], rtol=1e-12, atol=0)
 
 
@@ -290,7 +294,7 @@ def test_other_suites():
     assert few.table["p_v1"].tolist() == replay().table["p_v1"].tolist()
     one = replay(["VSR"]).table.set_index("comparison")
     assert math.isnan(one.loc["two_epochs", "p"])  # one pair on one benchmark is one number
-    assert paper.agreement(one.loc["two_epochs"]) == "no test"
+    assert agreement(one.loc["two_epochs"]) == "no test"
     assert one.loc["contrastive", "p"] == 1  # every model answers the same
     assert (one.loc["contrastive", "p_low"], one.loc["contrastive", "p_high"]) == (SMALLEST_P, 1)
     assert replay(list(reversed(BENCHMARKS))).complete
@@ -311,7 +315,7 @@ def test_wrong_suites_are_refused(names, message):
 
 def test_a_missing_or_altered_table_is_refused(tmp_path):
     folder = tmp_path / "reference"
-    shutil.copytree(paper.reference_folder(), folder)
+    shutil.copytree(published.reference_folder(), folder)
     windows = (folder / "results.csv").read_bytes().replace(b"\n", b"\r\n")
     (folder / "results.csv").write_bytes(windows)
     assert load_reference(folder).scores.shape == (48, 13)
@@ -331,7 +335,9 @@ def box(reference, comparison):
     pairs = reference.pairs(comparison)
     base, alternate = (reference.scores.loc[[pair[i] for pair in pairs], list(BENCHMARKS)] for i in (0, 1))
     a, b = alternate.to_numpy().ravel(), base.to_numpy().ravel()
-    return paper.relative_difference(a - 0.005, b + 0.005), paper.relative_difference(a + 0.005, b - 0.005)
+    return pooled_rule.relative_difference(a - 0.005, b + 0.005), pooled_rule.relative_difference(
+        a + 0.005, b - 0.005
+    )
 
 
 @pytest.mark.parametrize("name", DERIVED)

@@ -20,6 +20,7 @@ from vlmablate.stats.runs import (
     DesignTest,
     PooledError,
     design_test,
+    paired_error,
     permutation_floor,
     pooled_error,
     run_matrix,
@@ -80,13 +81,42 @@ def test_the_error_of_a_whole_study_is_the_anova_contrast() -> None:
     assert (ours.n_alternate, ours.n_baseline) == (5, 7)
 
 
-def test_paired_error_is_of_differences() -> None:
+def test_paired_error_is_that_of_randomised_blocks() -> None:
     rng = np.random.default_rng(4)
-    a, b, c = rng.normal(50, 1, (3, 4))
-    error = pooled_error([a - b, c - b])
-    ours = design_test(a, b, paired=True, error=error, method="t")
-    assert ours.se == pytest.approx(error.sd / 2)
-    assert ours.method == "t over 4 paired seeds, error pooled over 2 cells of differences, df = 6"
+    table = rng.normal(50, 1, (3, 4)) + rng.normal(0, 5, 4)
+    rows = [(arm, seed, table[arm, seed]) for arm in range(3) for seed in range(4)]
+    data = pd.DataFrame(rows, columns=["arm", "seed", "score"])
+    model = smf.ols("score ~ C(arm) + C(seed)", data).fit()
+    error = paired_error([table])
+    assert (error.sd, error.df, error.cells) == (pytest.approx(math.sqrt(2 * model.mse_resid)), 6, 3)
+    ours = design_test(table[0], table[1], paired=True, error=error, method="t")
+    assert ours.p == pytest.approx(model.pvalues["C(arm)[T.1]"])
+    assert ours.method == "t over 4 paired seeds, error pooled over 3 cells, df = 6"
+
+    gappy = data[(data["arm"] != 1) | (data["seed"] > 1)]
+    oracle = smf.ols("score ~ C(arm) + C(seed)", gappy).fit()
+    table[1, :2] = np.nan
+    error = paired_error([table])
+    assert (error.sd, error.df) == (pytest.approx(math.sqrt(2 * oracle.mse_resid)), oracle.df_resid)
+
+
+def test_two_arms_of_paired_seeds_vary_as_their_differences() -> None:
+    a, b = np.random.default_rng(5).normal(50, 1, (2, 5))
+    assert paired_error([np.stack([a, b])]).sd == pytest.approx((a - b).std(ddof=1))
+    assert paired_error([[[1.0, 2.0]]]).df == 0
+    with pytest.raises(DataError, match="context 0: expected finite scores"):
+        paired_error([[[1.0, math.inf]]])
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(6, 2), (10, 3)])
+def test_paired_seeds_keep_their_size_with_many_arms(arms: int, seeds: int) -> None:
+    rng, rejected = np.random.default_rng(arms), 0
+    repetitions = 3000
+    for _ in range(repetitions):
+        table = rng.normal(0, 1, (arms, seeds)) + rng.normal(0, 3, seeds)
+        test = design_test(table[1], table[0], paired=True, error=paired_error([table]), method="t")
+        rejected += test.p <= 0.05
+    assert abs(rejected / repetitions - 0.05) < 3 * math.sqrt(0.05 * 0.95 / repetitions)
 
 
 def test_pooled_error() -> None:

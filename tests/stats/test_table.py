@@ -4,80 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from example_scores import plain, run, scores
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from vlmablate.errors import UserError
+from vlmablate.errors import DataError, UserError
 from vlmablate.stats.settings import Settings
-from vlmablate.stats.table import Analysis, analyse
-
-MAJORITY = {"counting": 0.3, "existence": 0.5, "reading": 0.5}
-SUCCESS = {"counting": 0.6, "existence": 0.8, "reading": 0.52}
-
-
-@lru_cache
-def _scores(
-    arms: tuple[str, ...], seeds: tuple[int, ...], contexts: tuple[str, ...], effect: float
-) -> pd.DataFrame:
-    rows = []
-    for a, arm in enumerate(arms):
-        for c, context in enumerate(contexts):
-            for seed in seeds:
-                rng = np.random.default_rng((a, c, seed))
-                for name, success in SUCCESS.items():
-                    chance = success + (effect if arm == "other" else 0) + rng.normal(0, 0.01)
-                    for i in range(90):
-                        rows.append(
-                            {
-                                "arm": arm,
-                                "context": context,
-                                "seed": seed,
-                                "run_id": f"{arm}-{context}-{seed}",
-                                "benchmark": name,
-                                "split": "test",
-                                "example_id": f"{name}{i}",
-                                "cluster_id": f"scene{i // 3}",
-                                "metric": "exact",
-                                "score": float(rng.random() < chance),
-                            }
-                        )
-    return pd.DataFrame(rows)
-
-
-def scores(
-    arms: Sequence[str] = ("base", "other", "third"),
-    seeds: Sequence[int] = (0, 1, 2),
-    contexts: Sequence[str] = ("default",),
-    effect: float = 0.0,
-) -> pd.DataFrame:
-    """Scores of three benchmarks, 30 scenes of three questions each; `effect` is added to the arm "other"."""
-    return _scores(tuple(arms), tuple(seeds), tuple(contexts), effect).copy()
-
-
-def run(table: pd.DataFrame, **changes: Any) -> Analysis:
-    given: dict[str, Any] = {
-        "axis": "x",
-        "baseline": "base",
-        "arms": list(dict.fromkeys(table["arm"])),
-        "contexts": list(dict.fromkeys(table["context"])),
-        "metrics": dict.fromkeys(MAJORITY, "exact"),
-        "majority": MAJORITY,
-        "settings": Settings(),
-    }
-    return analyse(table, **{**given, **changes})
-
-
-@lru_cache
-def plain(effect: float = 0.0) -> Analysis:
-    """The analysis that several tests read."""
-    return run(scores(effect=effect))
+from vlmablate.stats.table import Analysis
 
 
 def suite_of(analysis: Analysis, arm: str, context: str = "default") -> pd.Series:
@@ -89,7 +26,8 @@ def suite_of(analysis: Analysis, arm: str, context: str = "default") -> pd.Serie
 def test_columns_are_the_contract() -> None:
     expected = (
         "axis arm baseline context level benchmark metric n_examples n_clusters n_seeds delta ci_low ci_high "
-        "p p_adjusted family method verdict margin mde"
+        "p p_adjusted family method verdict margin mde unit se df alternative p_equivalence correction floor "
+        "new_low new_high design_effect icc tipping_sd"
     )
     assert list(plain().significance.columns) == expected.split()
 
@@ -178,7 +116,7 @@ def test_sensitivity_leaves_each_benchmark_out_once() -> None:
 
 
 def test_a_missing_baseline_leaves_no_contrast() -> None:
-    assert run(scores(arms=("other", "third"))).significance.empty
+    assert run(scores(arms=("other", "third")), arms=("base", "other", "third")).significance.empty
 
 
 def test_points_instead_of_fractions_are_refused() -> None:
@@ -188,9 +126,24 @@ def test_points_instead_of_fractions_are_refused() -> None:
         run(table)
 
 
-def test_a_benchmark_without_majority_score_is_refused() -> None:
-    with pytest.raises(UserError, match="reading has no majority"):
-        run(scores(), majority={"counting": 0.3, "existence": 0.5})
+def test_a_benchmark_without_majority_score_counts_as_carrying_signal() -> None:
+    signal = run(scores(), majority={"counting": 0.3, "existence": 0.5}).signal["reading"]
+    assert signal.carries
+    assert np.isnan(signal.majority)
+
+
+def test_arms_and_contexts_that_were_not_declared_are_refused() -> None:
+    with pytest.raises(DataError, match=r"arm\(s\) that axis x does not declare: third"):
+        run(scores(), arms=("base", "other"))
+    with pytest.raises(DataError, match=r"context\(s\) that axis x does not declare: default"):
+        run(scores(), contexts=("clip",))
+
+
+def test_two_runs_of_one_seed_are_refused() -> None:
+    table = scores()
+    again = table[(table["arm"] == "base") & (table["seed"] == 0)].assign(run_id="again")
+    with pytest.raises(DataError, match="same seed 0: again, base-default-0"):
+        run(pd.concat([table, again]))
 
 
 def test_neither_stats_nor_report_import_torch() -> None:

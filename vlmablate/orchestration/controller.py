@@ -30,10 +30,12 @@ from vlmablate.orchestration.store import Store
 from vlmablate.orchestration.study import (
     AssetSource,
     Request,
+    analysis_history,
     build_runs,
     check_same_study,
     compose_cells,
     declaration,
+    declared_analysis,
     required_assets,
 )
 
@@ -109,12 +111,14 @@ class Controller:
         config = cells[0].config
         execution = dict(config["execution"])
         slots = count_slots(execution["threads"], execution.get("workers"))
-        declared = declaration(request, axis, runs, self._store, {"assets": digests})
+        analysis = declared_analysis(cells)
+        declared = declaration(request, axis, runs, self._store, analysis, {"assets": digests})
+        declared["analysis_history"] = list((existing or {}).get("analysis_history", []))
         # A command that only looks at finished work keeps the provenance, and the words, of the one that did
         # it.
         if existing is not None:
             declared["provenance"] = {**existing.get("provenance", {}), "assets": digests}
-            if existing["seeds"] == declared["seeds"]:
+            if existing["seeds"] == declared["seeds"] and existing.get("analysis") == analysis:
                 declared["command"] = existing["command"]
         return _Study(
             request=request,
@@ -186,6 +190,9 @@ class Controller:
                 "host": provenance.host(),
             }
             study.declared["provenance"].update(facts)
+        study.declared["analysis_history"] = analysis_history(
+            study.declared["analysis_history"], study.declared["analysis"], plan.runs_done
+        )
         self._declare(study)
         for _ in range(MAX_ROUNDS):
             for damaged in plan.corrupt:

@@ -41,6 +41,11 @@ class AssetSource(Protocol):
         ...
 
 
+def _of_analysis(override: str) -> bool:
+    key = override.lstrip("+~").partition("=")[0]
+    return key == "analysis" or key.startswith("analysis.")
+
+
 @dataclass(frozen=True)
 class Request:
     """What the user asked for: one axis, its seeds, one scale, where to run, and overrides of the
@@ -62,8 +67,13 @@ class Request:
         """
         if self.study:
             return self.study
-        suffix = f"-{short_id(list(self.overrides))[:6]}" if self.overrides else ""
+        suffix = f"-{short_id(list(self.of_runs))[:6]}" if self.of_runs else ""
         return f"{self.axis}-{self.scale}{suffix}"
+
+    @property
+    def of_runs(self) -> tuple[str, ...]:
+        """The overrides without those of the analysis, which change what is concluded and not what is run."""
+        return tuple(text for text in self.overrides if not _of_analysis(text))
 
 
 @dataclass(frozen=True)
@@ -156,11 +166,52 @@ def required_assets(cells: Sequence[Cell], source: AssetSource) -> list[str]:
     return sorted({name for cell in cells for name in source.required(cell.config)})
 
 
+def declared_analysis(cells: Sequence[Cell]) -> dict[str, Any]:
+    """The settings of the analysis (conf/analysis), checked: one set for the whole study.
+
+    Raises:
+        UserError: for a setting that is unknown or out of range, a family of a benchmark that is not there, and an
+            arm or context that changes a setting.
+    """
+    from vlmablate.stats.declaration import read_analysis
+
+    first = dict(cells[0].config.get("analysis") or {})
+    for cell in cells:
+        if (cell.config.get("analysis") or {}) != first:
+            raise UserError(
+                f"arm {cell.arm}, context {cell.context} changes the analysis; all arms of a study are judged "
+                "alike, so give analysis.… on the command line"
+            )
+    _, families = read_analysis(first)
+    known = list((cells[0].config.get("benchmark") or {}).get("names", []))
+    for benchmark in families:
+        if benchmark not in known:
+            raise unknown_name("benchmark", benchmark, known, "analysis.families")
+    return first
+
+
+def analysis_history(
+    before: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], runs_with_scores: int
+) -> list[dict[str, Any]]:
+    """Which settings were declared, oldest first, and how many runs had scores by then.
+
+    An entry is added when the settings differ from the last one. Settings that nobody saw the scores of replace the
+    last entry: they were still free to choose.
+    """
+    entries = [dict(entry) for entry in before]
+    if entries and entries[-1]["settings"] == dict(settings):
+        return entries
+    if entries and not runs_with_scores and not entries[-1]["runs_with_scores"]:
+        entries.pop()
+    return [*entries, {"settings": dict(settings), "runs_with_scores": runs_with_scores}]
+
+
 def declaration(
     request: Request,
     axis: Axis,
     runs: Sequence[RunSpec],
     store: Store,
+    analysis: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of ``study.json``."""
@@ -171,8 +222,9 @@ def declaration(
         "seeds": list(request.seeds),
         "baseline": axis.baseline,
         "contexts": [context.name for context in axis.contexts],
-        "overrides": list(request.overrides),
+        "overrides": list(request.of_runs),
         "command": request.command,
+        "analysis": dict(analysis),
         "runs": [run.to_dict() for run in runs],
         "steps": {
             step.id: {
@@ -199,7 +251,7 @@ def check_same_study(folder: Path, request: Request) -> dict[str, Any] | None:
     except ValueError:
         return None  # damaged; it is derived data and is written anew
     then = (existing["axis"]["name"], existing["scale"], existing["overrides"])
-    now = (request.axis, request.scale, list(request.overrides))
+    now = (request.axis, request.scale, list(request.of_runs))
     if then != now:
         raise UserError(
             f"the study {folder.name} exists with axis={then[0]} scale={then[1]} {' '.join(then[2])}".rstrip()

@@ -1,25 +1,31 @@
 """From a study folder to its tables, figures, notebook and page.
 
-Order: collect -> results.parquet, benchmarks.json -> analyse -> significance.csv, sensitivity.csv ->
-figures/ -> report.ipynb (executed) -> report.html -> report.json, last. A report whose inputs have not
-changed is not made again; finding that out needs neither numpy nor pandas.
+Order: collect -> results.parquet, benchmarks.json -> analyse -> the CSV tables -> figures/ -> report.ipynb
+(executed) -> report.html -> report.json, last. A report whose inputs have not changed is not made again; finding
+that out needs neither numpy nor pandas.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmablate.files import read_json, sha256_file, write_json, write_with
 from vlmablate.paths import resource
 from vlmablate.report.study import Study
 
+if TYPE_CHECKING:
+    from vlmablate.report.collect import Collected
+    from vlmablate.stats.declaration import Design
+
+TABLES = ("significance", "sensitivity", "pairwise", "components", "improvement", "null_p", "mde_curve")
+"""Tables of an analysis that are written as NAME.csv; `significance` holds every test that decides."""
+
 OUTPUTS = (
     "results.parquet",
     "benchmarks.json",
-    "significance.csv",
-    "sensitivity.csv",
+    *(f"{name}.csv" for name in TABLES),
     "report.ipynb",
     "report.html",
 )
@@ -34,10 +40,12 @@ def fingerprint(study: Study) -> str:
             path = study.directory(step_id) / name
             digest.update(f"{step_id}/{name}:".encode() + (path.read_bytes() if path.exists() else b"absent"))
     package = Path(__file__).resolve().parents[1]
+    analysis = resource("analysis")
     sources = [
         *package.glob("stats/*.py"),
         *package.glob("report/*.py"),
-        *resource("analysis").glob("report.*"),
+        *analysis.glob("report.*"),
+        *analysis.glob("macros.*"),
     ]
     for path in sorted(sources, key=lambda path: path.name + str(path.parent.name)):
         digest.update(f"{path.name}:".encode() + path.read_bytes())
@@ -78,30 +86,51 @@ def _answer(study: Study, known: dict[str, Any], rebuilt: bool) -> dict[str, Any
     }
 
 
+def declare(study: Study, collected: Collected) -> Design:
+    """The design of a study: what its declaration says is compared with what, and the facts of its benchmarks.
+
+    The baseline belongs to the arms also while none of its runs is finished. Raises UserError for settings of the
+    analysis that do not exist.
+    """
+    from vlmablate.stats.declaration import Design, read_analysis
+
+    settings, families = read_analysis(study.facts.get("analysis"))
+    arms = study.arms if study.baseline in study.arms else [study.baseline, *study.arms]
+    known: dict[str, dict[str, Any]] = {key: {} for key in ("metric", "majority")}
+    for name, facts in collected.benchmarks.items():
+        for key, values in known.items():
+            if facts.get(key) is not None:
+                values[name] = facts[key]
+    return Design(
+        axis=study.axis_name,
+        baseline=study.baseline,
+        arms=tuple(arms),
+        contexts=tuple(study.contexts),
+        metrics=known["metric"],
+        majority=known["majority"],
+        families=families,
+        settings=settings,
+    )
+
+
+def write_tables(analysis: Any, folder: Path) -> None:
+    """Write TABLES of an analysis as CSV files into `folder`, each whole or not at all."""
+    for name in TABLES:
+        with write_with(folder / f"{name}.csv") as temporary:
+            getattr(analysis, name).to_csv(temporary, index=False, lineterminator="\n")
+
+
 def _build(study: Study) -> dict[str, Any]:
     # Heavy imports stay here: a finished sweep that is started again must not pay for them.
     from vlmablate.report import collect, figures, html, notebook, page
-    from vlmablate.stats.settings import Settings
     from vlmablate.stats.table import analyse
 
-    settings = Settings.from_study(study.facts)
     collected = collect.collect(study)
     collect.write_results(collected, study.folder)
-    analysis = analyse(
-        collected.results,
-        axis=study.axis_name,
-        baseline=study.baseline,
-        arms=study.arms,
-        contexts=study.contexts,
-        metrics={name: facts["metric"] for name, facts in collected.benchmarks.items()},
-        majority={name: facts["majority"] for name, facts in collected.benchmarks.items()},
-        settings=settings,
-    )
-    for name, table in (("significance", analysis.significance), ("sensitivity", analysis.sensitivity)):
-        with write_with(study.folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
-    drawn = figures.save_all(study, analysis, settings, study.folder / "figures")
-    values = page.page(study, collected, analysis, settings)
+    analysis = analyse(collected.results, declare(study, collected))
+    write_tables(analysis, study.folder)
+    drawn = figures.save_all(study, analysis, study.folder / "figures")
+    values = page.page(study, collected, analysis)
     verdicts = [verdict["text"] for verdict in values["verdicts"]]
 
     source = (resource("analysis") / "report.py").read_text(encoding="utf-8")

@@ -6,24 +6,39 @@ from collections.abc import Callable
 from typing import Any
 
 from vlmablate.report.collect import Collected
+from vlmablate.report.declared import late_changes
 from vlmablate.report.formatting import listing, p_value, plural, points, title
+from vlmablate.report.notes import duplicate_sentences
+from vlmablate.report.records import records
 from vlmablate.report.study import Study
+from vlmablate.stats.families import PRIMARY
 from vlmablate.stats.runs import permutation_floor
 from vlmablate.stats.settings import Settings
 from vlmablate.stats.table import Analysis
 
 
-def caveats(study: Study, collected: Collected, analysis: Analysis, settings: Settings) -> list[str]:
-    """All caveats, most consequential first: missing runs, signal, seeds, mixed conditions, shared parts, the
-    axis's."""
+def caveats(study: Study, collected: Collected, analysis: Analysis) -> list[str]:
+    """All caveats, most consequential first: missing runs, late declarations, signal, seeds, repeated
+    questions, mixed conditions, shared parts, the axis's."""
     found = [
         *_missing(collected),
-        *_signal(analysis, settings),
-        *_seeds(analysis, settings),
+        *late_changes(study),
+        *analysis_caveats(analysis),
         *_mixed(study),
         *_shared(study),
     ]
     return found + [str(limit) for limit in study.axis.get("limits") or []]
+
+
+def analysis_caveats(analysis: Analysis) -> list[str]:
+    """What the scores alone show: signal, seeds, repeated questions."""
+    settings = analysis.design.settings
+    repeated = [
+        f"{sentence} Copies are not independent; where they lie in different clusters, the items level takes "
+        "them for more evidence than they are."
+        for sentence in duplicate_sentences(analysis)
+    ]
+    return [*_signal(analysis, settings), *_seeds(analysis), *repeated]
 
 
 def _missing(collected: Collected) -> list[str]:
@@ -32,14 +47,13 @@ def _missing(collected: Collected) -> list[str]:
     runs = "; ".join(
         f"{run['arm']} / {run['context']} / seed {run['seed']} ({run['reason']})" for run in collected.missing
     )
-    count = (
-        "1 run of the study has"
-        if len(collected.missing) == 1
-        else f"{len(collected.missing)} runs of the study have"
+    count = len(collected.missing)
+    have = (
+        "1 run of the study has no scores and enters"
+        if count == 1
+        else f"{count} runs have no scores and enter"
     )
-    return [
-        f"{count} no scores and enter no number of this page: {runs}. The same command completes the study."
-    ]
+    return [f"{have} no number of this page: {runs}. The same command completes the study."]
 
 
 def _signal(analysis: Analysis, settings: Settings) -> list[str]:
@@ -75,23 +89,39 @@ def _signal(analysis: Analysis, settings: Settings) -> list[str]:
     return notes
 
 
-def _seeds(analysis: Analysis, settings: Settings) -> list[str]:
-    design = analysis.significance[analysis.significance["level"] == "design"]
-    seeds = int(design["n_seeds"].min()) if len(design) else 0
-    if seeds == 0 or seeds >= 6:
+def _seeds(analysis: Analysis) -> list[str]:
+    """What the numbers of runs leave open where the primary contrasts are not judged by an exact permutation."""
+    table = analysis.significance
+    primary = table[(table["family"] == PRIMARY) & ~table["method"].str.startswith(("exact", "identical"))]
+    if primary.empty:
         return []
-    floor = p_value(permutation_floor(seeds))
-    text = (
-        f"With {plural(seeds, 'seed')} in the smallest arm, a distribution-free permutation of seeds could "
-        f"not get below p = {floor}"
-    )
-    if seeds == 1:
-        return [f"{text}: no test of retraining is possible at all."]
-    df = f" (df = {analysis.seed_df})" if analysis.seed_df else ""
+    floor = max(_permutation_floor(analysis, str(row["arm"])) for row in records(primary))
+    fewest = plural(int(primary["n_seeds"].min()), "seed")
+    if floor >= 1:
+        return [
+            f"With {fewest} in the smallest arm, no permutation of seeds can reach a p below 1: no test of retraining "
+            "is possible that does not borrow its error from other cells."
+        ]
+    df = f" (df = {analysis.seed_df:g})" if analysis.seed_df else ""
     return [
-        f"{text}, so a smaller p rests on the normal error model and on pooling the variance over the "
-        f"study's cells{df}, which assumes that all arms vary equally from seed to seed."
+        f"With {fewest} in the smallest arm, a distribution-free permutation of seeds could not get "
+        f"below p = {p_value(floor)}, so a smaller p rests on the normal error model and on pooling the variance "
+        f"over the study's cells{df}, which assumes that all arms vary equally from seed to seed."
     ]
+
+
+def _permutation_floor(analysis: Analysis, arm: str) -> float:
+    """Smallest p that an exact permutation of an arm's and the baseline's runs could give, all contexts together."""
+    runs = analysis.suite_scores.groupby(["arm", "context"], observed=True)["seed"].agg(set)
+    baseline, paired = analysis.design.baseline, analysis.design.settings.paired_seeds
+    cells = [
+        (runs[arm, context], runs[baseline, context])
+        for context in analysis.design.contexts
+        if (arm, context) in runs.index and (baseline, context) in runs.index
+    ]
+    if paired:
+        return permutation_floor([len(a & b) for a, b in cells], paired=True)
+    return permutation_floor([len(a) for a, _ in cells], [len(b) for _, b in cells])
 
 
 def _mixed(study: Study) -> list[str]:

@@ -8,11 +8,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vlmablate.files import write_with
-from vlmablate.report.drawing import new_figure, style
+from vlmablate.report.drawing import legend_above, new_figure, shorten, style
 from vlmablate.report.study import STEP_ORDER, Study
+from vlmablate.stats.declaration import Design
 
 
-def training_curves(study: Study) -> Figure | None:
+def training_curves(study: Study, design: Design) -> Figure | None:
     """Loss of every run (and of shared training steps), one panel per step kind; None without curves."""
     curves: dict[str, list[tuple[str, str, str]]] = {}
     for run in study.runs:
@@ -20,7 +21,7 @@ def training_curves(study: Study) -> Figure | None:
             kind = study.kind(step_id)
             if kind in ("pretrain", "align", "finetune"):
                 curves.setdefault(kind, []).append((step_id, run.arm, run.context))
-    looks, lines = style(study), ("solid", "dashed", "dotted", "dashdot")
+    looks, lines = style(design), ("solid", "dashed", "dotted", "dashdot")
     drawn = {kind: [entry for entry in entries if study.curve(entry[0])] for kind, entries in curves.items()}
     kinds = [kind for kind in STEP_ORDER if drawn.get(kind)]
     if not kinds:
@@ -52,9 +53,7 @@ def training_curves(study: Study) -> Figure | None:
         axis.set_title(kind, fontsize=9, loc="left")
         axis.set_xlabel("step")
     axes[0].set_ylabel("training loss")
-    figure.legend(
-        list(labels.values()), list(labels), loc="outside upper center", ncols=4, frameon=False, fontsize=8
-    )
+    legend_above(figure, {shorten(name): line for name, line in labels.items()}, 4)
     return figure
 
 

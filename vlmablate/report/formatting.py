@@ -45,7 +45,7 @@ def p_value(p: float) -> str:
         return "<0.0001"
     if p >= 0.9995:
         return "1"
-    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    return f"{p:#.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def equals_p(p: float) -> str:
@@ -81,3 +81,42 @@ def plural(count: int, noun: str) -> str:
 def title(name: str) -> str:
     """A benchmark's name for people: 'open_vqa' -> 'open VQA'."""
     return name.replace("_", " ").replace("vqa", "VQA")
+
+
+CORRECTION_NAMES = {
+    "holm": "Holm",
+    "hochberg": "Hochberg",
+    "bh": "Benjamini–Hochberg",
+    "by": "Benjamini–Yekutieli",
+    "max-t": "max-T",
+}
+
+
+def correction_name(correction: str) -> str:
+    """How an adjustment of p-values is called in text: 'holm' -> 'Holm'; other names are taken as they are."""
+    return CORRECTION_NAMES.get(correction, correction)
+
+
+def probability(value: float) -> str:
+    """Two decimals, but never a rounded certainty: '0.83', '>0.99', '<0.01', '1' only if exactly so."""
+    if not math.isfinite(value):
+        return NOTHING
+    if value in (0.0, 1.0):
+        return f"{value:g}"
+    if value > 0.995:
+        return ">0.99"
+    if value < 0.005:
+        return "<0.01"
+    return f"{value:.2f}"
+
+
+def probability_interval(low: float, high: float) -> str:
+    """'[0.61, 0.97]'; '–' without one."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return NOTHING
+    return f"[{probability(low)}, {probability(high)}]"
+
+
+def share(count: int, total: int) -> str:
+    """'7 of 15 (47 %)'."""
+    return f"{count:,} of {total:,} ({100 * count / total:.0f} %)" if total else "0 of 0"

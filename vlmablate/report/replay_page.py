@@ -13,19 +13,10 @@ from matplotlib.figure import Figure
 
 from vlmablate.report import formatting as fmt
 from vlmablate.report.drawing import COLOURS, QUIET, RC, new_figure, save
-from vlmablate.stats.paper import (
-    ALPHA,
-    FIRST_VERSION,
-    LABEL,
-    PAPER_ALPHA,
-    RANDOM_DRAWS,
-    RANDOM_LEVEL,
-    Reference,
-    Replay,
-    TypeOneError,
-    agreement,
-    pooled_rule_type_one_error,
-)
+from vlmablate.stats.paper import LABEL, RANDOM_DRAWS, RANDOM_LEVEL, Replay
+from vlmablate.stats.paper_words import agreement
+from vlmablate.stats.pooled_rule import ALPHA, PAPER_ALPHA, TypeOneError, pooled_rule_type_one_error
+from vlmablate.stats.reference import FIRST_VERSION, Reference
 from vlmablate.stats.rounding import band, like_printed, short
 
 Record = dict[str, Any]

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.stats.settings import Settings
+
+
+def read_analysis(declared: Mapping[str, Any] | None) -> tuple[Settings, dict[str, str]]:
+    """The settings and the families of related benchmarks (benchmark -> family) of a declared analysis.
+
+    Raises UserError for unknown settings, values out of range, and families that are no names.
+    """
+    values = dict(declared or {})
+    families = values.pop("families", None) or {}
+    if not isinstance(families, Mapping) or not all(isinstance(name, str) for name in families.values()):
+        raise UserError(
+            f"analysis.families must give each benchmark the name of its family, got {families!r}"
+        )
+    return Settings.from_mapping(values), {str(name): family for name, family in families.items()}
 
 
 @dataclass(frozen=True)

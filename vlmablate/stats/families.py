@@ -8,20 +8,32 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vlmablate.stats.estimate import Estimate
+from vlmablate.stats.declaration import Design
+from vlmablate.stats.estimate import Tested
 from vlmablate.stats.margins import equivalence, verdict
 from vlmablate.stats.multiplicity import adjust
 from vlmablate.stats.power import mde
-from vlmablate.stats.settings import Settings
 
 COLUMNS = [
     *("axis", "arm", "baseline", "context", "level", "benchmark", "metric"),
     *("n_examples", "n_clusters", "n_seeds", "delta", "ci_low", "ci_high", "p", "p_adjusted"),
     *("family", "method", "verdict", "margin", "mde"),
+    *("unit", "se", "df", "alternative", "p_equivalence", "correction", "floor"),
+    *("new_low", "new_high", "design_effect", "icc", "tipping_sd"),
 ]
-"""Columns of significance.csv. delta, ci_low, ci_high, margin and mde are points; level is design
-(retraining; unit: seed), items (new pictures; unit: scene), checkpoint (two checkpoints, these items) or
-suite (other benchmarks)."""
+"""Columns of significance.csv. delta, ci_*, new_*, se, margin, mde and tipping_sd are points. level: design
+(retraining), items (new pictures), checkpoint (two checkpoints, these items) or suite (other benchmarks); unit: what
+is repeated at that level. new_low, new_high: at the level design the interval that holds for new seeds and new
+pictures at once, at the level suite the prediction interval of one more benchmark. floor: the smallest p that the
+test could have given. p_equivalence: two one-sided tests, adjusted like p. tipping_sd: the spread between seeds above
+which a difference of this size would not be significant."""
+
+UNITS = {
+    "design": "training run",
+    "items": "cluster of examples",
+    "checkpoint": "cluster of examples",
+    "suite": "benchmark family",
+}
 
 PRIMARY = "primary"
 """Family of the contrasts that answer the axis's question: one suite contrast per arm."""
@@ -42,7 +54,7 @@ def is_silent(family: str) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One contrast before the adjustment for its family."""
+    """One contrast before the adjustment for its family; `new` is the interval for new seeds and pictures."""
 
     arm: str
     context: str
@@ -52,53 +64,70 @@ class Row:
     n_examples: int
     n_clusters: int
     n_seeds: int
-    estimate: Estimate
+    test: Tested
     family: str
+    new: tuple[float, float] = (math.nan, math.nan)
 
 
-def _equivalence_p(estimate: Estimate, settings: Settings) -> float:
-    return equivalence(estimate.delta, estimate.se, estimate.df, settings.margin, settings.alpha).p
-
-
-def adjusted_table(rows: Sequence[Row], axis: str, baseline: str, settings: Settings) -> pd.DataFrame:
-    """Adjust both questions (different? equivalent?) by Holm within each family and decide the verdicts."""
+def adjusted_table(rows: Sequence[Row], design: Design) -> pd.DataFrame:
+    """Adjust both questions (different? equivalent?) within each family and decide the verdicts."""
+    settings = design.settings
     by_family: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_family.setdefault(row.family, []).append(index)
-    adjusted, equivalence = [math.nan] * len(rows), [math.nan] * len(rows)
+    same = [
+        equivalence(row.test.delta, row.test.se, row.test.df, settings.margin, settings.alpha).p
+        for row in rows
+    ]
+    adjusted, equivalent = [math.nan] * len(rows), [math.nan] * len(rows)
     for family, members in by_family.items():
         if is_silent(family):
             continue
-        for index, p in zip(members, adjust([rows[i].estimate.p for i in members]), strict=True):
-            adjusted[index] = float(p)
-        tost = adjust([_equivalence_p(rows[i].estimate, settings) for i in members])
-        for index, p in zip(members, tost, strict=True):
-            equivalence[index] = float(p)
-    records = []
-    for row, p_adjusted, p_equivalence in zip(rows, adjusted, equivalence, strict=True):
-        estimate = row.estimate
-        records.append(
-            {
-                "axis": axis,
-                "arm": row.arm,
-                "baseline": baseline,
-                "context": row.context,
-                "level": row.level,
-                "benchmark": row.benchmark,
-                "metric": row.metric,
-                "n_examples": row.n_examples,
-                "n_clusters": row.n_clusters,
-                "n_seeds": row.n_seeds,
-                "delta": estimate.delta,
-                "ci_low": estimate.ci_low,
-                "ci_high": estimate.ci_high,
-                "p": estimate.p,
-                "p_adjusted": p_adjusted,
-                "family": row.family,
-                "method": estimate.method,
-                "verdict": verdict(estimate.delta, p_adjusted, p_equivalence, settings.alpha),
-                "margin": settings.margin,
-                "mde": mde(estimate.se, estimate.df, alpha=settings.alpha, power=settings.power),
-            }
-        )
+        different = adjust([rows[i].test.p for i in members], settings.correction)
+        alike = adjust([same[i] for i in members], settings.correction)
+        for index, p, q in zip(members, different, alike, strict=True):
+            adjusted[index], equivalent[index] = float(p), float(q)
+    records = [
+        {
+            "axis": design.axis,
+            "arm": row.arm,
+            "baseline": design.baseline,
+            "context": row.context,
+            "level": row.level,
+            "benchmark": row.benchmark,
+            "metric": row.metric,
+            "n_examples": row.n_examples,
+            "n_clusters": row.n_clusters,
+            "n_seeds": row.n_seeds,
+            "delta": row.test.delta,
+            "ci_low": row.test.ci[0],
+            "ci_high": row.test.ci[1],
+            "p": row.test.p,
+            "p_adjusted": p,
+            "family": row.family,
+            "method": row.test.method,
+            "verdict": verdict(row.test.delta, p, q, settings.alpha),
+            "margin": settings.margin,
+            "mde": mde(
+                row.test.se,
+                row.test.df,
+                alpha=settings.alpha,
+                power=settings.power,
+                alternative=settings.alternative,
+            ),
+            "unit": UNITS[row.level],
+            "se": row.test.se,
+            "df": row.test.df,
+            "alternative": settings.alternative,
+            "p_equivalence": q,
+            "correction": settings.correction,
+            "floor": row.test.floor,
+            "new_low": row.new[0],
+            "new_high": row.new[1],
+            "design_effect": getattr(row.test, "design_effect", math.nan),
+            "icc": getattr(row.test, "icc", math.nan),
+            "tipping_sd": getattr(row.test, "tipping_sd", math.nan),
+        }
+        for row, p, q in zip(rows, adjusted, equivalent, strict=True)
+    ]
     return pd.DataFrame(records, columns=COLUMNS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from vlmablate.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clusters:
     """Integer codes [n] in 0..count-1 of the cluster of every example."""
 
@@ -28,13 +29,13 @@ class Clusters:
             return np.asarray(np.asarray(values, dtype=np.float64)[self._order])
         return np.bincount(self.codes, weights=values, minlength=self.count).astype(np.float64, copy=False)
 
-    @property
+    @cached_property
     def _order(self) -> NDArray[np.int64]:
         order = np.empty(self.count, dtype=np.int64)
         order[self.codes] = np.arange(self.count)
         return order
 
-    @property
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Number of examples in every cluster: [count]."""
         return np.bincount(self.codes, minlength=self.count).astype(np.int64)
@@ -142,9 +143,12 @@ def cluster_mean(
         return ClusterMean(delta, math.nan, 0, n, groups.count, math.nan, math.nan)
     if flat:
         return ClusterMean(delta, 0.0, groups.count - 1, n, groups.count, math.nan, math.nan)
-    sums = groups.sums(residuals * weights)
-    variance = groups.count / (groups.count - 1) * float(sums @ sums)
     weighted = residuals * weights
+    sums = groups.sums(weighted)
+    if float(np.abs(sums).max()) <= 1e-12 * float(np.abs(weighted).max()):
+        # The residuals cancel in every cluster; what is left is rounding, not a standard error.
+        return ClusterMean(delta, 0.0, groups.count - 1, n, groups.count, 0.0, _icc(residuals, groups))
+    variance = groups.count / (groups.count - 1) * float(sums @ sums)
     independent = n / (n - 1) * float(weighted @ weighted)
     return ClusterMean(
         delta=delta,

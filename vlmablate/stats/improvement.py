@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from vlmablate.errors import DataError
 from vlmablate.stats.power import check_alpha
 from vlmablate.stats.runs import run_matrix
+from vlmablate.stats.student import t_critical
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def probability_of_improvement(
 
     If all pairs agree (u_rs = c, as for arms that do not overlap) the placements have no spread. Then, with
     m = min(Sa, Sb) disjoint pairs that all gave c and L = (alpha / 2)^(1/m), the chance of c is at least L with
-    confidence 1 - alpha / 2 (Clopper & Pearson 1934), so the interval is [L c, L c + 1 - L]. If pairs differ but all
+    confidence 1 - alpha / 2 (Clopper & Pearson 1934), so the interval is [L c, 1 - L (1 - c)]. If pairs differ but all
     placements of an arm agree, the bound of Hoeffding (J. Am. Statist. Assoc. 58, 1963, 13-30, sec. 5) holds:
     estimate +- sqrt(log(2 / alpha) / (2 m)). Raises DataError for
     something empty, different numbers of benchmarks, scores that are not finite, alpha outside (0, 0.5).
@@ -65,11 +66,11 @@ def probability_of_improvement(
         return Improvement(estimate, (math.nan, math.nan), *sizes, method)
     if float(np.ptp(wins)) <= 1e-12:
         least = (alpha / 2) ** (1 / min(sizes))
-        low = least * estimate
+        ci = (least * estimate, 1 - least * (1 - estimate))
         method = (
             f"all pairs of {sizes[0]} and {sizes[1]} runs agree, exact bound from {min(sizes)} disjoint pairs"
         )
-        return Improvement(estimate, (low, low + 1 - least), *sizes, method)
+        return Improvement(estimate, ci, *sizes, method)
     of_alternate = float(wins.mean(axis=1).var(ddof=1)) / sizes[0]
     of_baseline = float(wins.mean(axis=0).var(ddof=1)) / sizes[1]
     variance = of_alternate + of_baseline
@@ -79,7 +80,7 @@ def probability_of_improvement(
         method = f"placements of {sizes[0]} and {sizes[1]} runs do not differ, Hoeffding bound"
         return Improvement(estimate, ci, *sizes, method)
     df = variance**2 / (of_alternate**2 / (sizes[0] - 1) + of_baseline**2 / (sizes[1] - 1))
-    reach = float(stats.t.isf(alpha / 2, df)) * math.sqrt(variance) / (estimate * (1 - estimate))
+    reach = t_critical(alpha / 2, df) * math.sqrt(variance) / (estimate * (1 - estimate))
     centre = float(special.logit(estimate))
     ci = (float(special.expit(centre - reach)), float(special.expit(centre + reach)))
     method = f"placements of {sizes[0]} and {sizes[1]} runs over {a.shape[1]} benchmark(s), t, df = {df:.1f}"

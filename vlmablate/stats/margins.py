@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
-
 from vlmablate.errors import DataError
 from vlmablate.stats.estimate import SMALLEST_P
+from vlmablate.stats.student import t_critical, t_tail
 
 Verdict = Literal["better", "worse", "equivalent", "unresolved"]
 
@@ -46,8 +45,8 @@ def equivalence(delta: float, se: float, df: float, margin: float, alpha: float 
     if se == 0:
         inside = abs(delta) < margin
         return Equivalence(SMALLEST_P if inside else 1.0, (delta, delta), inside, margin)
-    p = max(float(stats.t.sf((margin - abs(delta)) / se, df)), SMALLEST_P)
-    half_width = float(stats.t.isf(alpha, df)) * se
+    p = max(t_tail((margin - abs(delta)) / se, df), SMALLEST_P)
+    half_width = t_critical(alpha, df) * se
     return Equivalence(p, (delta - half_width, delta + half_width), p <= alpha, margin)
 
 

@@ -22,6 +22,8 @@ _BLOCK = 8192
 """Flips worked on at a time: a block of one pair stays in the processor's first cache."""
 
 _TIE = 1e-6
+"""Statistics (studentised, so of size 1) this close are equal: their float32 sums do not tell them apart."""
+
 _EXACT_IN_FLOAT32 = 2.0**24
 
 
@@ -162,7 +164,13 @@ def _exceedances(
     the pairs that are not more significant than it, reach its observed value."""
     raw, stepped = np.zeros(len(t), dtype=np.int64), np.zeros(len(t), dtype=np.int64)
     plan = [
-        (int(k), int(first[k]), int(second[k]), np.float32(1 / norms[k]), np.float32(t[k] * (1 - _TIE)))
+        (
+            int(k),
+            int(first[k]),
+            int(second[k]),
+            np.float32(1 / norms[k]),
+            np.float32(t[k] - _TIE * max(t[k], 1.0)),
+        )
         for k in order
     ]
     for start in range(1, transformed.shape[1], _BLOCK):

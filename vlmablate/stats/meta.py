@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from vlmablate.errors import DataError
 from vlmablate.stats.estimate import SMALLEST_P
 from vlmablate.stats.power import check_alpha
 from vlmablate.stats.runs import DesignTest, design_test, pooled_error, run_matrix
+from vlmablate.stats.student import t_critical, t_tail
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,10 @@ def random_effects(
         method = f"no test: one {'benchmark' if families is None else 'benchmark family'}"
         return RandomEffects(float(values[0]), nan, 0, nan, none, nan, nan, nan, none, k, method, nan)
     df = k - 1
-    critical = float(stats.t.isf(alpha / 2, df))
-    unknown = int(np.sum(~(errors**2 > 0) | ~np.isfinite(errors)))
+    critical = t_critical(alpha / 2, df)
+    # An error that is 0 up to rounding is none: it would take all the weight.
+    nothing = 1e-10 * float(np.nanmax(np.append(errors, np.abs(values))))
+    unknown = int(np.sum(~(errors > nothing)))
     if unknown:
         delta = float(values.mean())
         se = float(values.std(ddof=1)) / math.sqrt(k)
@@ -93,7 +95,7 @@ def random_effects(
             )
         method = f"no test: the difference is the same on all {k} {units}"
         return RandomEffects(delta, nan, 0, nan, none, tau2, i2, q, none, k, method, nan)
-    p = min(1.0, max(2 * float(stats.t.sf(abs(delta) / se, df)), SMALLEST_P))
+    p = min(1.0, max(2 * t_tail(abs(delta) / se, df), SMALLEST_P))
     ci = (delta - critical * se, delta + critical * se)
     prediction = (delta - reach, delta + reach)
     return RandomEffects(delta, se, df, p, ci, tau2, i2, q, prediction, k, method, SMALLEST_P)

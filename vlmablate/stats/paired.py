@@ -21,6 +21,7 @@ from vlmablate.stats.flips import flip_group, flip_interval, flip_p
 from vlmablate.stats.groups import Clusters, as_clusters, cluster_mean, finite, stratum_weights
 from vlmablate.stats.lattice import common_step, log_tail
 from vlmablate.stats.settings import ALTERNATIVES, Alternative
+from vlmablate.stats.student import t_critical
 
 Method = Literal["auto", "exact", "flips"]
 Interval = Literal["t", "flips"]
@@ -165,7 +166,7 @@ def _interval(
         return flip_interval(values, groups, alpha=alpha, seed=seed)
     if df < 1:
         return math.nan, math.nan
-    half = float(stats.t.ppf(1 - alpha / 2, df)) * se
+    half = t_critical(alpha / 2, df) * se
     return delta - half, delta + half
 
 

@@ -222,8 +222,11 @@ def _duplicates(examples: pd.DataFrame) -> pd.DataFrame:
     if "question" not in examples.columns:
         return pd.DataFrame(columns=columns)
     rows = []
-    for benchmark, part in examples.groupby("benchmark", sort=True):
-        asked = part.groupby(["cluster_id", "question"], sort=False)["example_id"]
+    for benchmark, part in examples.groupby("benchmark", sort=True, observed=True):
+        part = part[part["question"].notna()]  # an unknown question is no copy of another unknown one
+        if part.empty:
+            continue
+        asked = part.groupby(["cluster_id", "question"], sort=False, observed=True)["example_id"]
         sizes = asked.transform("size").to_numpy()
         if (sizes > 1).any():
             ids = [str(name) for name in part["example_id"].to_numpy()[sizes > 1]]

@@ -7,7 +7,7 @@ comparison are pooled as if they were independent; a one-sample t-test against 0
 
 The rule is replayed to be understood, not to be used. It counts pairs x benchmarks as replications although one
 training run is scored on all benchmarks at once, so its error rate grows with the correlation between benchmarks
-(:func:`pooled_rule_type_one_error`). The paper trains every model once; at the level of the design (would training
+(see vlmablate.stats.pooled_rule). The paper trains every model once; at the level of the design (would training
 again give the same answer?) such data leave every comparison unresolved, and what can be said instead is how large
 the spread between training runs may be before the difference drowns in it (``tipping_seed_sd``).
 
@@ -16,13 +16,10 @@ Scores are percentages (0-100) as printed; p-values, t and rounding bands have n
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,146 +27,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from vlmablate.errors import DataError, UserError, unknown_name
-from vlmablate.paths import resource
+from vlmablate.errors import UserError, unknown_name
 from vlmablate.stats.multiplicity import adjust
-from vlmablate.stats.rounding import digits, half_unit, meets, rounding_band, two_sided_p
+from vlmablate.stats.paper_words import notes, sentence
+from vlmablate.stats.pooled_rule import ALPHA, PAPER_ALPHA, one_sample_t, relative_difference
+from vlmablate.stats.reference import BENCHMARKS, FIRST_VERSION, Reference, load_reference
+from vlmablate.stats.rounding import digits, meets, rounding_band
 from vlmablate.stats.runs import tipping_sd
 
 Array = NDArray[np.float64]
 
 LABEL = "reproduction, not evidence"
-BENCHMARKS = (
-    "VQAv2",
-    "GQA",
-    "VizWiz",
-    "TextVQA",
-    "RefCOCO",
-    "RefCOCO+",
-    "RefCOCOg",
-    "OCIDRef",
-    "VSR",
-    "POPE",
-    "TallyQA",
-    "AI2D",
-)
-"""The 12 benchmarks of the paper's aggregate. The tables' thirteenth column, TextVQA+OCR, is not one of them."""
-FIRST_VERSION = tuple(name for name in BENCHMARKS if name != "AI2D")
-"""The 11 benchmarks of the paper's first version."""
-ALPHA = 0.05
-PAPER_ALPHA = 0.01
-"""The paper's own threshold (section B.2)."""
-OFFICIAL = "official:"
-"""Prefix of the ids of the four checkpoints that the authors did not train."""
 
 RANDOM_LEVEL, RANDOM_DRAWS = 0.99, 4000
 """The second, narrower rounding band: the central share of seeded draws of all rounding errors."""
-
-DIGESTS = {
-    "results.csv": "03928f65d98e9c9a9fe62d486e0027a4d2902fe76918db08114fb867d7dfeb6b",
-    "comparisons.csv": "a74440e886d8ab20b06a889438ffdc2cbac90cd3a288d71933baba2bc27a3d09",
-}
-"""SHA-256 of the reference files with newlines as LF: a changed table would no longer be the published one."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The published tables.
-
-    scores: [48 models, 13 columns] percent, nan where the paper prints N/A; half_units: the same shape, half a
-    unit of each entry's last printed digit; comparisons: [12] text, index = comparison key.
-    """
-
-    scores: pd.DataFrame
-    half_units: pd.DataFrame
-    comparisons: pd.DataFrame
-
-    @property
-    def trained(self) -> list[str]:
-        """Ids of the 44 models that the authors trained themselves."""
-        return [name for name in self.scores.index if not name.startswith(OFFICIAL)]
-
-    def pairs(self, comparison: str) -> list[tuple[str, str]]:
-        """The (base, alternate) model ids of a comparison."""
-        row = self.comparisons.loc[comparison]
-        return list(zip(row["base_models"].split(";"), row["alternate_models"].split(";"), strict=True))
-
-
-def reference_folder() -> Path:
-    """Where the published tables lie, in a checkout and in an installed copy."""
-    return resource("analysis") / "reference"
-
-
-def load_reference(folder: Path | None = None) -> Reference:
-    """Read the published tables and make sure that they are the published ones.
-
-    Raises:
-        DataError: if a file is missing or differs from the digest known to this module.
-    """
-    folder = folder or reference_folder()
-    tables = {name: _read(folder / name, digest) for name, digest in DIGESTS.items()}
-    printed = tables["results.csv"].set_index("model_id").drop(columns="model")
-    scores = printed.apply(lambda column: pd.to_numeric(column.where(column != "N/A")))
-    half_units = printed.map(lambda text: math.nan if text == "N/A" else float(half_unit(text)))
-    return Reference(scores, half_units, tables["comparisons.csv"].set_index("comparison"))
-
-
-def _read(path: Path, digest: str) -> pd.DataFrame:
-    repair = "reinstall vlmablate, or in a checkout run: git checkout -- analysis/reference"
-    try:
-        # A checkout on Windows may have CRLF line ends; that does not change the numbers.
-        data = path.read_bytes().replace(b"\r\n", b"\n")
-    except OSError as error:
-        raise DataError(f"cannot read the published table {path}: {error.strerror}\n{repair}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
-        raise DataError(
-            f"{path} is not the published table any more (sha256 {found[:12]}..., expected {digest[:12]}...), "
-            f"so the printed p-values cannot be compared with it\n{repair}"
-        )
-    return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-
-
-# ---------------------------------------------------------------------------------------------- the rule
-
-
-@dataclass(frozen=True)
-class OneSample:
-    """A one-sample t-test against 0: p is two-sided; t, df, p are nan where fewer than two values are there."""
-
-    t: float
-    df: int
-    p: float
-    mean: float
-    n: int
-
-
-def one_sample_t(values: Array) -> OneSample:
-    """t = mean / (sd / sqrt n) on n - 1 degrees of freedom, nan left out.
-
-    Values that are all 0 give t = 0 and p = 1 (identical systems); values that are all equal otherwise have no
-    spread to be judged by and give nan.
-    """
-    values = np.asarray(values, dtype=np.float64).ravel()
-    values = values[np.isfinite(values)]
-    n = len(values)
-    mean = float(values.mean()) if n else math.nan
-    if n < 2:
-        return OneSample(math.nan, max(n - 1, 0), math.nan, mean, n)
-    error = float(values.std(ddof=1)) / math.sqrt(n)
-    if error <= 1e-15:
-        same = abs(mean) <= 1e-15
-        return OneSample(0.0 if same else math.nan, n - 1, 1.0 if same else math.nan, mean, n)
-    t = mean / error
-    return OneSample(t, n - 1, two_sided_p(t, n - 1), mean, n)
-
-
-def relative_difference(alternate: Array, base: Array) -> Array:
-    """(alternate - base) / ((alternate + base) / 2), elementwise; nan where either score is missing."""
-    return np.asarray(2 * (alternate - base) / (alternate + base))
-
-
-# ---------------------------------------------------------------------------------------------- the replay
 
 
 @dataclass(frozen=True)
@@ -275,8 +146,8 @@ def replay(benchmarks: Sequence[str] | None = None, reference: Reference | None 
     table["holm_paper_alpha"] = table["p_holm"] <= PAPER_ALPHA
     table["verdict"] = "unresolved"  # one training run per model: nothing to judge retraining by
     records: list[dict[Any, Any]] = table.to_dict("records")
-    table["sentence"] = [_sentence(row, len(names)) for row in records]
-    table["notes"] = [" ".join(_notes(row, len(table), complete)) for row in records]
+    table["sentence"] = [sentence(row, len(names)) for row in records]
+    table["notes"] = [" ".join(notes(row, len(table), complete)) for row in records]
     everything = pd.concat(left_out, ignore_index=True)
     return Replay(table[list(COLUMNS)], pd.DataFrame(differences), everything, names, complete)
 
@@ -474,139 +345,3 @@ def _influence(without: pd.DataFrame, delta: float) -> dict[str, object]:
     deltas = without.set_index("without")["delta_points"]
     name = str((deltas - delta).abs().idxmax()) if len(deltas) else ""
     return {**found, "most_influential": name, "delta_without": float(deltas[name]) if name else math.nan}
-
-
-def agreement(row: Mapping[str, Any]) -> str:
-    """How a row's p agrees with what is printed: to the last digit (rounded or truncated), inside the band, not."""
-    if row["agrees_up_to_truncation"]:
-        return "rounded" if row["agrees_to_last_digit"] else "truncated"
-    if not math.isfinite(row["p"]):
-        return "no test"
-    return "inside the band" if row["within_band"] else "outside"
-
-
-def _sentence(row: Mapping[str, Any], benchmarks: int) -> str:
-    suite = "one benchmark" if benchmarks == 1 else f"{benchmarks} benchmarks"
-    taken = ""
-    if row["n_pairs"] > 1:
-        taken = (
-            f", with the contrast taken as one pair of trainings ({row['tipping_seed_sd_models']:.2f} if each of its "
-            "models counts as an independent training)"
-        )
-    return (
-        f"Unresolved: every model was trained once. The difference of {row['delta_points']:+.2f} points over {suite} "
-        f"is not significant at {ALPHA:g} if training again moves a model's mean by an SD above "
-        f"{row['tipping_seed_sd']:.2f} points{taken}."
-    )
-
-
-def _notes(row: Mapping[str, Any], family: int, complete: bool) -> list[str]:
-    """Where the paper's words and its numbers part; every sentence is made from the numbers."""
-    notes = []
-    delta, mean, p = row["delta_points"], row["mean_difference"], row["p"]
-    sign = {"better": 1, "worse": -1, "none": 0}[row["claimed_direction"]]
-    if sign * mean < 0:
-        told, seen = ("an improvement", "negative") if sign > 0 else ("a loss", "positive")
-        notes.append(
-            f"The text claims {told} ({row['claim']}), but the mean difference is {seen}: {mean:+.1f} %, "
-            f"{delta:+.2f} points."
-        )
-    if mean * delta < 0:
-        notes.append(
-            f"The relative mean ({mean:+.1f} %) and the mean in points ({delta:+.2f}) differ in sign."
-        )
-    if complete and row["within_band"] and not row["agrees_up_to_truncation"]:
-        notes.append(
-            f"The rule gives {p:.4g}, not the printed digits; the printed value lies inside the rounding band "
-            f"{row['p_low']:.4g} to {row['p_high']:.4g}."
-        )
-        zeros, entries = row["zeros"], row["entries"]
-        if stats.binom.sf(zeros - 1, entries, 0.1) < 1e-3:
-            notes.append(
-                f"{zeros} of the {entries} scores of its alternate models end in the digit 0 (about "
-                f"{entries / 10:.0f} would be expected): they may have been rounded to one decimal, which the band "
-                "does not allow for."
-            )
-    printed = float(row["printed"])
-    if sign and row["claimed_significant"] != "no" and printed > PAPER_ALPHA:
-        notes.append(
-            f"The text states a direction although the printed p is above the paper's own threshold {PAPER_ALPHA:g}."
-        )
-    if p > PAPER_ALPHA >= row["p_one_sided"]:
-        notes.append(
-            f"With the one-sided test that the text names, p would be {row['p_one_sided']:.2g} and pass "
-            f"{PAPER_ALPHA:g}."
-        )
-    if printed <= PAPER_ALPHA < row["p_holm"]:
-        notes.append(
-            f"Adjusted for {family} comparisons (Holm) p is {row['p_holm']:.2g}, above {PAPER_ALPHA:g}."
-        )
-    if delta * row["delta_without"] < 0:
-        notes.append(
-            f"Without {row['most_influential']} alone the mean difference changes sign: "
-            f"{row['delta_without']:+.2f} instead of {delta:+.2f} points."
-        )
-    return notes
-
-
-# ------------------------------------------------------------------------------- how often the rule is wrong
-
-LEVEL_MODEL = "one-stage+7b"
-"""The model at whose printed scores noise is simulated."""
-
-
-@dataclass(frozen=True)
-class TypeOneError:
-    """Share of studies without any effect that the pooled rule calls significant, at .05 and at .01."""
-
-    correlation: float
-    pairs: int
-    crossed: bool
-    at_05: float
-    at_01: float
-    repetitions: int
-
-
-def pooled_rule_type_one_error(
-    correlation: float,
-    *,
-    pairs: int = 2,
-    crossed: bool = False,
-    repetitions: int = 20_000,
-    seed: int = 0,
-    seed_sd: float = 0.5,
-) -> TypeOneError:
-    """Simulate the rule where nothing works: all models have the same true scores, those of LEVEL_MODEL.
-
-    Each training run moves every benchmark by normal noise of SD `seed_sd` (points), with the same
-    `correlation` in [0, 1] between any two benchmarks of a run. `pairs` independent pairs of runs; with `crossed`,
-    the pairs are all pairs of sqrt(pairs) base and sqrt(pairs) alternate runs (4: two against two), as in the
-    paper's comparison of encoders.
-
-    Raises:
-        DataError: for a correlation outside [0, 1], and for crossed pairs whose number is not a square.
-    """
-    if not 0 <= correlation <= 1:
-        raise DataError(f"the correlation between benchmarks must lie in [0, 1], got {correlation}")
-    side = math.isqrt(pairs) if crossed else pairs
-    if pairs < 1 or repetitions < 1 or (crossed and side**2 != pairs):
-        raise DataError(
-            "pairs and repetitions must be positive, and crossed pairs a square number (2 x 2 = 4); got "
-            f"pairs={pairs}, repetitions={repetitions}"
-        )
-    rng = np.random.default_rng(seed)
-    levels = load_reference().scores.loc[LEVEL_MODEL, list(BENCHMARKS)].to_numpy(np.float64)
-
-    def runs() -> Array:
-        shared = rng.standard_normal((repetitions, side, 1))
-        own = rng.standard_normal((repetitions, side, len(levels)))
-        return levels + seed_sd * (math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own)
-
-    base, alternate = runs(), runs()
-    if crossed:
-        base, alternate = base[:, :, None], alternate[:, None, :]
-    d = relative_difference(alternate, base).reshape(repetitions, -1)
-    n = d.shape[1]
-    t = np.abs(d.mean(axis=1)) / (d.std(axis=1, ddof=1) / math.sqrt(n))
-    at_05, at_01 = (float(np.mean(t > stats.t.ppf(1 - alpha / 2, n - 1))) for alpha in (ALPHA, PAPER_ALPHA))
-    return TypeOneError(correlation, pairs, crossed, at_05, at_01, repetitions)

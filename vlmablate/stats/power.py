@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -93,13 +94,20 @@ def mde(
     if se == 0:
         return 0.0
 
+    return _detectable_noncentrality(float(df), alpha, power, alternative) * se
+
+
+@lru_cache(maxsize=4096)  # a table asks for the same few degrees of freedom over and over
+def _detectable_noncentrality(df: float, alpha: float, power: float, alternative: Alternative) -> float:
+    """Effect / standard error at which the t test on `df` has the given power."""
+
     def gap(noncentrality: float) -> float:
         return float(_power_of_t(noncentrality, df, alpha, alternative)) - power
 
     upper = 1.0
     while gap(upper) < 0:
         upper *= 2
-    return float(optimize.brentq(gap, 0.0, upper, xtol=1e-10)) * se
+    return float(optimize.brentq(gap, 0.0, upper, xtol=1e-10))
 
 
 def _designs(

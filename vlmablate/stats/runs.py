@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from vlmablate.errors import DataError, unknown_name
 from vlmablate.stats.estimate import SMALLEST_P
 from vlmablate.stats.power import check_alpha
 from vlmablate.stats.settings import ALTERNATIVES, Alternative
+from vlmablate.stats.student import t_critical, t_tail
 
 Method = Literal["auto", "exact", "t"]
 METHODS = ("auto", "exact", "t")
@@ -119,6 +120,42 @@ def pooled_error(groups: Iterable[ArrayLike]) -> PooledError:
     return PooledError(0.0 if sd <= _RELATIVE_ZERO * largest else sd, df, len(scores))
 
 
+def additive_residuals(present: NDArray[np.bool_]) -> tuple[Array, int]:
+    """(M [N, N], df): M y are the residuals of the N scores y, in the order of np.nonzero(`present`), from effects of
+    arm and seed that add up; present [arms, seeds] says which runs there are."""
+    arms, seeds = np.nonzero(present)
+    effects = np.concatenate([np.eye(present.shape[0])[arms], np.eye(present.shape[1])[seeds]], axis=1)
+    maker = np.eye(len(arms)) - effects @ np.linalg.pinv(effects)
+    return maker, len(arms) - int(np.linalg.matrix_rank(effects))
+
+
+def paired_error(tables: Iterable[ArrayLike]) -> PooledError:
+    """Spread of the difference between two arms' runs of the same seed, pooled over all arms.
+
+    tables: the scores [arms, seeds] of every context, nan where an arm lacks a seed; runs that two arms share count
+    once. s^2 = 2 SS / df, with SS and df of the residuals from effects of arm and seed that add up (randomised
+    blocks with the seed as the block; for two arms s^2 is the variance of the differences). Pooling the differences
+    to the baseline as if they were independent would count the baseline's own noise once for every arm. Raises
+    DataError for infinite scores.
+    """
+    squares, df, cells, largest = 0.0, 0, 0, 0.0
+    for number, table in enumerate(tables):
+        scores = np.asarray(table, dtype=np.float64)
+        if scores.ndim != 2 or np.isinf(scores).any():
+            raise DataError(
+                f"context {number}: expected finite scores [arms, seeds], got shape {scores.shape}"
+            )
+        present = ~np.isnan(scores)
+        maker, free = additive_residuals(present)
+        squares += float(np.sum((maker @ scores[present]) ** 2))
+        df, cells = df + free, cells + int(present.any(axis=1).sum())
+        largest = max(largest, float(np.abs(scores[present]).max(initial=0.0)))
+    if not df:
+        return PooledError(math.nan, 0, cells)
+    sd = math.sqrt(2 * squares / df)
+    return PooledError(0.0 if sd <= _RELATIVE_ZERO * largest else sd, df, cells)
+
+
 def tipping_sd(delta: float, scale: float, alpha: float = 0.05) -> float:
     """Run-to-run SD above which a difference of this size stops being significant.
 
@@ -126,7 +163,7 @@ def tipping_sd(delta: float, scale: float, alpha: float = 0.05) -> float:
     against one). It is what a single run per arm can honestly offer in the place of a p-value: the reader may
     know whether retraining moves the score by more than that.
     """
-    return abs(delta) / (float(stats.norm.isf(alpha / 2)) * math.sqrt(scale))
+    return abs(delta) / (-float(special.ndtri(alpha / 2)) * math.sqrt(scale))
 
 
 def permutation_floor(
@@ -141,6 +178,24 @@ def permutation_floor(
     other = first if n_baseline is None else n_baseline
     second = [other] if isinstance(other, int | np.integer) else list(other)
     return min(1.0, max(2 / _arrangements(first, second, paired), SMALLEST_P))
+
+
+def declared_method(
+    n_alternate: Sequence[int],
+    n_baseline: Sequence[int],
+    *,
+    family: int = 1,
+    paired: bool = False,
+    alpha: float = 0.05,
+) -> Literal["exact", "t"]:
+    """The method of a contrast in a family of `family` tests, from the counts of runs per stratum alone.
+
+    "exact" where the smallest p that it can give is at most alpha / (5 family), so that it can still decide after
+    the adjustment and its discreteness costs little, and where there are at most MOST_ARRANGEMENTS; "t" otherwise.
+    No score is looked at, so the choice cannot favour a result.
+    """
+    floor = permutation_floor(n_alternate, n_baseline, paired=paired)
+    return "exact" if 2 / MOST_ARRANGEMENTS <= floor <= alpha / (5 * max(family, 1)) else "t"
 
 
 def _arrangements(n_alternate: Sequence[int], n_baseline: Sequence[int], paired: bool) -> int:
@@ -248,8 +303,8 @@ def _t(
     if se == 0:
         return 1.0, (0.0, 0.0), SMALLEST_P
     t = {"two-sided": abs(delta), "greater": delta, "less": -delta}[alternative] / se
-    p = float(stats.t.sf(t, df)) * (2 if alternative == "two-sided" else 1)
-    half_width = float(stats.t.isf(alpha / 2, df)) * se
+    p = t_tail(t, df) * (2 if alternative == "two-sided" else 1)
+    half_width = t_critical(alpha / 2, df) * se
     return min(max(p, SMALLEST_P), 1.0), (delta - half_width, delta + half_width), SMALLEST_P
 
 
@@ -260,7 +315,7 @@ def _t_text(error: PooledError, sizes: tuple[list[int], list[int]], paired: bool
         return "no test: the seeds changed nothing, so they are no replication"
     if not paired:
         return f"t over seeds, error pooled over {error.cells} cells, df = {error.df}"
-    pool = f", error pooled over {error.cells} cells of differences" if error.cells > 1 else ""
+    pool = f", error pooled over {error.cells} cells" if error.cells > 2 else ""
     return f"t over {sum(sizes[0])} paired seeds{pool}, df = {error.df}"
 
 

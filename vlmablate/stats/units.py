@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vlmablate.errors import UserError
+from vlmablate.errors import DataError
 
 SUITE = "suite"
 """Name of the pseudo-benchmark that stands for the mean over the benchmarks with signal."""
@@ -34,20 +34,6 @@ class Signal:
     carries: bool
 
 
-def primary_scores(results: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
-    """The rows of each benchmark's primary metric; `metrics` maps benchmark -> metric name."""
-    wanted = results["benchmark"].map(dict(metrics))
-    return results[results["metric"] == wanted]
-
-
-def run_scores(primary: pd.DataFrame) -> pd.DataFrame:
-    """One row per (run, benchmark): columns arm, context, seed, run_id, benchmark, points, sorted by those
-    keys."""
-    keys = ["arm", "context", "seed", "run_id", "benchmark"]
-    means = primary.groupby(keys, sort=True, observed=True)["score"].mean() * 100.0
-    return means.rename("points").reset_index()
-
-
 def find_signal(
     scores: pd.DataFrame, baseline: str, majority: Mapping[str, float], signal_margin: float
 ) -> dict[str, Signal]:
@@ -56,20 +42,18 @@ def find_signal(
     A benchmark carries signal when the baseline arm's mean over seeds is at least `signal_margin` points
     above the majority answer in every context. Only the baseline is looked at, so no arm can choose its own
     benchmarks; one answer holds for the whole study, so every run's suite score has the same terms. Without a
-    baseline run nothing carries signal. Raises UserError if a benchmark has no majority score.
+    baseline run nothing carries signal. A benchmark without a majority score is taken to carry signal.
     """
     found: dict[str, Signal] = {}
     of_baseline = scores[scores["arm"] == baseline]
     for benchmark in sorted(scores["benchmark"].unique()):
-        if majority.get(benchmark) is None:
-            raise UserError(
-                f"benchmark {benchmark} has no majority-answer score, so its signal cannot be judged"
-            )
-        floor = 100.0 * majority[benchmark]
+        floor = 100.0 * majority.get(benchmark, float("nan"))
         rows = of_baseline[of_baseline["benchmark"] == benchmark]
         means = rows.groupby("context", observed=True)["points"].mean()
         lowest = float(means.min()) if len(means) else float("nan")
-        carries = bool(lowest - floor >= signal_margin - 1e-9)
+        carries = bool(lowest - floor >= signal_margin - 1e-9) or (
+            benchmark not in majority and len(means) > 0
+        )
         found[benchmark] = Signal(benchmark, lowest, floor, float(rows["points"].min()), carries)
     return found
 
@@ -77,7 +61,7 @@ def find_signal(
 def suite_scores(scores: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
     """One row per run: its mean over `benchmarks` in points (columns arm, context, seed, run_id, points).
 
-    Empty when `benchmarks` is. Raises UserError for a run that lacks one of them: a suite score over other
+    Empty when `benchmarks` is. Raises DataError for a run that lacks one of them: a suite score over other
     terms would not be comparable.
     """
     keys = ["arm", "context", "seed", "run_id"]
@@ -86,15 +70,7 @@ def suite_scores(scores: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFram
     )
     if wide.isna().to_numpy().any():
         run = wide.index[wide.isna().any(axis=1)][0]
-        raise UserError(f"run {run[3]} (arm {run[0]}, seed {run[2]}) lacks a benchmark that other runs have")
+        raise DataError(f"run {run[3]} (arm {run[0]}, seed {run[2]}) lacks a benchmark that other runs have")
     return (
         wide.mean(axis=1).rename("points").reset_index() if len(wide) else scores[[*keys, "points"]].iloc[:0]
     )
-
-
-def as_cells(scores: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """Group run scores into cells: (arm, context) -> {run id: points}."""
-    cells: dict[tuple[str, str], dict[str, float]] = {}
-    for row in scores.itertuples():
-        cells.setdefault((str(row.arm), str(row.context)), {})[str(row.run_id)] = float(row.points)  # type: ignore[arg-type]
-    return cells
