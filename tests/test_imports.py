@@ -17,6 +17,9 @@ TORCH_FREE = (
     "orchestration",
     "stats",
     "report",
+    "analyze.py",
+    "arguments.py",
+    "calibrate.py",
     "cli.py",
     "replay.py",
     "sweep.py",
@@ -85,6 +88,8 @@ def loaded_after(code: str, home: Path) -> set[str]:
         "from vlmablate.cli import main; main(['status'])",
         "from vlmablate.cli import main; main(['sweep', '--help'])",
         "from vlmablate.sweep import main; main(['--help'])",
+        "from vlmablate.analyze import main; main(['--help'])",
+        "from vlmablate.calibrate import main; main(['--help'])",
         "from vlmablate.sweep import main; main([])",
     ],
 )

@@ -7,7 +7,7 @@ import sys
 
 from vlmablate.errors import EXIT_USER_ERROR, UserError, unknown_name
 
-VERBS = ("fetch", "replay", "report", "status", "sweep")
+VERBS = ("analyze", "calibrate", "fetch", "replay", "report", "status", "sweep")
 
 HELP = """\
 vlmablate: does a design choice of a vision-language model matter, by how much, how sure are we,
@@ -19,6 +19,9 @@ usage: vlmablate VERB [...]
                            (the same as python -m vlmablate.sweep)
   status [STUDY] [--json]  what is done, running and failed; needs no running sweep
   report STUDY             write the report of a study again, also of an unfinished one
+  analyze results=FILE baseline=ARM ...
+                           the same tests and page for any table of example scores, no sweep needed
+  calibrate results=FILE   how often these tests err for data of this shape (a file, or the name of a study)
   replay [benchmarks=..]   derive the published p-values of Prismatic VLMs again (reproduction, not evidence)
   fetch [--list] [SET..]   download the pretrained parts and pictures, or list them with their source,
                            licence, size and state
@@ -72,6 +75,14 @@ def _run(arguments: list[str]) -> int:
         return _report(rest)
     if verb == "fetch":
         return _fetch(rest)
+    if verb == "analyze":
+        from vlmablate.analyze import run as analyze
+
+        return analyze(rest)
+    if verb == "calibrate":
+        from vlmablate.calibrate import run as calibrate
+
+        return calibrate(rest)
     if verb == "replay":
         from vlmablate.replay import run as replay
 
