@@ -22,6 +22,8 @@ RESULTS = [
 SIGNIFICANCE = [
     "axis", "arm", "baseline", "context", "level", "benchmark", "metric", "n_examples", "n_clusters",
     "n_seeds", "delta", "ci_low", "ci_high", "p", "p_adjusted", "family", "method", "verdict", "margin", "mde",
+    "unit", "se", "df", "alternative", "p_equivalence", "correction", "floor", "new_low", "new_high",
+    "design_effect", "icc", "tipping_sd",
 ]  # fmt: skip
 DEADLINE_S = 300
 

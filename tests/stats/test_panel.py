@@ -101,6 +101,24 @@ def test_questions_asked_twice_about_one_picture_are_reported() -> None:
     ]
 
 
+def test_unknown_questions_are_no_copies_of_each_other() -> None:
+    results = table()
+    results["question"] = results["question"].where(results["benchmark"] == "reading")
+    assert align(results, METRICS).duplicates.empty
+
+
+def test_text_columns_may_be_categories_and_other_metrics_are_left_out() -> None:
+    results = table()
+    texts = [name for name in results if results[name].dtype == object or name == "metric"]
+    more = pd.concat([results, results.assign(metric="f1", score=0.25)], ignore_index=True)
+    plain, coded = align(results, METRICS), align(more.astype(dict.fromkeys(texts, "category")), METRICS)
+    assert plain.runs == coded.runs
+    for name, panel in plain.by_benchmark.items():
+        assert np.array_equal(panel.scores, coded.by_benchmark[name].scores)
+        assert np.array_equal(panel.cluster_codes, coded.by_benchmark[name].cluster_codes)
+        assert list(panel.example_ids) == list(coded.by_benchmark[name].example_ids)
+
+
 def test_a_design_names_its_baseline_among_its_arms_once() -> None:
     Design("fusion", "a", ("a", "b"), ("default",), METRICS)
     with pytest.raises(UserError, match="unknown baseline 'c'"):

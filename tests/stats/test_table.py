@@ -139,6 +139,13 @@ def test_arms_and_contexts_that_were_not_declared_are_refused() -> None:
         run(scores(), contexts=("clip",))
 
 
+def test_names_of_the_table_itself_are_refused() -> None:
+    table = scores()
+    table["benchmark"] = table["benchmark"].replace("reading", "suite")
+    with pytest.raises(DataError, match="'suite' is a name of vlmablate's own tables"):
+        run(table, metrics=dict.fromkeys(table["benchmark"].unique(), "exact"))
+
+
 def test_two_runs_of_one_seed_are_refused() -> None:
     table = scores()
     again = table[(table["arm"] == "base") & (table["seed"] == 0)].assign(run_id="again")

@@ -19,11 +19,14 @@ def row_cells(row: Mapping[str, Any], sizes: Mapping[str, int] | None = None) ->
     tells how many tests its family has."""
     silent = is_silent(str(row["family"]))
     size = (sizes or {}).get(str(row["family"]), 0)
+    decimals = fmt.decimals_for(row["delta"], row["ci_low"], row["ci_high"])
     return {
         "key": row_key("significance", row),
-        "delta": fmt.points(row["delta"], signed=True),
-        "interval": fmt.interval(row["ci_low"], row["ci_high"]),
-        "new": fmt.interval(row["new_low"], row["new_high"]),
+        "delta": fmt.points(row["delta"], signed=True, decimals=decimals),
+        "interval": fmt.interval(row["ci_low"], row["ci_high"], decimals=decimals),
+        "new": fmt.interval(
+            row["new_low"], row["new_high"], decimals=fmt.decimals_for(row["new_low"], row["new_high"])
+        ),
         "p": fmt.p_value(row["p"]),
         "p_adjusted": fmt.p_value(row["p_adjusted"]),
         "correction": fmt.correction_name(str(row["correction"])),

@@ -17,8 +17,11 @@ MEANINGFUL = 0.75
 
 
 def improvement_plot(analysis: Analysis) -> Figure | None:
-    """A row per arm and context with its interval, the line of chance and the line of .75; None without rows."""
-    rows = [row for row in records(analysis.improvement) if math.isfinite(row["p_improvement"])]
+    """A row per arm and context with its interval, the line of chance and the line of .75; None without rows.
+
+    One run against one has no interval and is left out: its 0 or 1 would look like certainty.
+    """
+    rows = [row for row in records(analysis.improvement) if math.isfinite(row["ci_low"])]
     if not rows:
         return None
     design, looks = analysis.design, style(analysis.design)
@@ -29,11 +32,8 @@ def improvement_plot(analysis: Analysis) -> Figure | None:
     names = []
     for position, row in enumerate(rows):
         colour, marker = looks[row["arm"]]
-        if math.isfinite(row["ci_low"]):
-            ends = [row["ci_low"], row["ci_high"]]
-            axis.plot(
-                ends, [position] * 2, color=colour, linewidth=2.6, solid_capstyle="butt", gid="interval"
-            )
+        ends = [row["ci_low"], row["ci_high"]]
+        axis.plot(ends, [position] * 2, color=colour, linewidth=2.6, solid_capstyle="butt", gid="interval")
         axis.plot([row["p_improvement"]], [position], marker, color=colour, mfc="white", ms=6, gid="estimate")
         text = f"{probability(row['p_improvement'])} {probability_interval(row['ci_low'], row['ci_high'])}"
         text += f"  {row['n_alternate']} vs {row['n_baseline']} runs"

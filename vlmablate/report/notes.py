@@ -68,14 +68,12 @@ def improvement_sentence(row: Mapping[str, Any], baseline: str) -> str:
     """One row of the improvement table in words; directions only from where its interval lies."""
     value, low, high = row["p_improvement"], row["ci_low"], row["ci_high"]
     runs = f"{row['n_alternate']} against {row['n_baseline']} runs"
-    if not math.isfinite(value):
+    if not (math.isfinite(low) and math.isfinite(high)):  # one run against one would look like certainty
         return f"{row['arm']}: no estimate ({row['method']})."
     start = (
         f"A run of {row['arm']} scores above a run of {baseline} with probability {probability(value)} "
         f"{probability_interval(low, high)} ({runs})"
     )
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{start}; {row['method']}."
     if not low <= value <= high:
         raise ValueError(f"the probability {value} of {row['arm']} lies outside its interval {low}, {high}")
     if low > MEANINGFUL:

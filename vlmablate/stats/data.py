@@ -17,7 +17,7 @@ from vlmablate.stats.declaration import Design
 from vlmablate.stats.groups import Clusters, stratum_weights
 from vlmablate.stats.panel import Panel, Panels
 from vlmablate.stats.runs import PooledError, paired_error, pooled_error
-from vlmablate.stats.units import Signal, find_signal
+from vlmablate.stats.units import ALL_CONTEXTS, SUITE, Signal, find_signal
 
 Array = NDArray[np.float64]
 Cell = tuple[str, str]
@@ -102,7 +102,8 @@ class Data:
 
     @classmethod
     def of(cls, panels: Panels, design: Design) -> Data:
-        """Raises DataError for runs outside the design and for two runs of one arm, context and seed."""
+        """Raises DataError for runs outside the design, two runs of one arm, context and seed, and names that the
+        tables give a meaning of their own."""
         _check_runs(panels, design)
         scores = run_table(panels)
         signal = find_signal(scores, design.baseline, design.majority, design.settings.signal_margin)
@@ -194,6 +195,9 @@ class Data:
 
 
 def _check_runs(panels: Panels, design: Design) -> None:
+    for name in (*panels.by_benchmark, *design.contexts):
+        if name in (SUITE, ALL_CONTEXTS):
+            raise DataError(f"'{name}' is a name of vlmablate's own tables; rename that benchmark or context")
     for what, known in (("arm", design.arms), ("context", design.contexts)):
         strange = sorted({str(getattr(run, what)) for run in panels.runs} - set(known))
         if strange:

@@ -85,8 +85,9 @@ def align(results: pd.DataFrame, metrics: Mapping[str, str]) -> Panels:
         raise DataError(
             f"the table lacks the column(s) {', '.join(absent)}; it has {', '.join(map(str, results))}"
         )
-    wanted = results["benchmark"].map(dict(metrics))
-    primary = results[(results["metric"] == wanted).to_numpy()]
+    chosen = _primary_rows(results, metrics)
+    used = [*COLUMNS, *(name for name in ("target", "question") if name in results.columns)]
+    primary = results[used] if chosen.all() else results.loc[chosen, used]
     if not len(primary):
         raise DataError("the table holds no score of any benchmark's primary metric: " + _pairs(metrics))
     for benchmark in metrics:
@@ -99,7 +100,7 @@ def align(results: pd.DataFrame, metrics: Mapping[str, str]) -> Panels:
     cell = run_codes * examples + example_codes
     _check_complete(cell, run_keys, example_keys)
     first = _first_rows(example_codes, examples)
-    for column in ("cluster_id", *(name for name in ("target", "question") if name in primary.columns)):
+    for column in ("cluster_id", *used[len(COLUMNS) :]):
         _check_agreement(primary, column, example_codes, first, example_keys)
     scores = np.empty(runs * examples)
     scores[cell] = primary["score"].to_numpy(dtype=np.float64)
@@ -118,6 +119,18 @@ def align(results: pd.DataFrame, metrics: Mapping[str, str]) -> Panels:
         )
     keys = [Run(str(r.arm), str(r.context), int(r.seed), str(r.run_id)) for r in run_keys.itertuples()]  # type: ignore[arg-type]
     return Panels(tuple(keys), panels, _duplicates(primary.iloc[first]))
+
+
+def _primary_rows(results: pd.DataFrame, metrics: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Which rows hold their benchmark's primary metric: [rows]. Texts are compared once each, not once a row."""
+    benchmark_codes, benchmarks = pd.factorize(results["benchmark"])
+    metric_codes, names = pd.factorize(results["metric"])
+    wanted = [metrics.get(benchmark) for benchmark in benchmarks]
+    # The last row and column stand for missing names, whose code is -1.
+    table = np.zeros((len(benchmarks) + 1, len(names) + 1), dtype=bool)
+    for row, metric in enumerate(wanted):
+        table[row, :-1] = [name == metric for name in names]
+    return np.asarray(table[benchmark_codes, metric_codes])
 
 
 def _pairs(metrics: Mapping[str, str]) -> str:
