@@ -422,7 +422,7 @@ def load(arguments: Arguments) -> tuple[pd.DataFrame, Design, Source]:
         families=arguments.families,
         settings=arguments.settings,
     )
-    _check_names(design)
+    _check_arms(design)
     source = Source(
         name=arguments.results.name,
         sha256=sha256_file(arguments.results),
@@ -434,23 +434,13 @@ def load(arguments: Arguments) -> tuple[pd.DataFrame, Design, Source]:
     return results, design, source
 
 
-def _check_names(design: Design) -> None:
-    """Raise UserError for a single arm, and for names that the tables use for something else."""
-    from vlmablate.stats.units import ALL_CONTEXTS, SUITE
-
+def _check_arms(design: Design) -> None:
+    """Raise UserError for a single arm."""
     if len(design.arms) < 2:
         raise UserError(
             f"the table holds one arm only, {design.baseline}, so there is nothing to compare; add the rows of "
             "another, or name the column that tells arms apart: columns.arm=COLUMN"
         )
-    for what, names, taken, meaning in (
-        ("benchmark", design.metrics, SUITE, "the mean over benchmarks"),
-        ("context", design.contexts, ALL_CONTEXTS, "the mean over contexts"),
-    ):
-        if taken in names:
-            raise UserError(
-                f"a {what} of the table is called '{taken}', which stands for {meaning}; rename it"
-            )
 
 
 def run(argv: list[str]) -> int:

@@ -195,9 +195,15 @@ class Data:
 
 
 def _check_runs(panels: Panels, design: Design) -> None:
-    for name in (*panels.by_benchmark, *design.contexts):
-        if name in (SUITE, ALL_CONTEXTS):
-            raise DataError(f"'{name}' is a name of vlmablate's own tables; rename that benchmark or context")
+    for what, names, taken in (
+        ("benchmark", panels.by_benchmark, SUITE),
+        ("context", design.contexts, ALL_CONTEXTS),
+    ):
+        if taken in names:
+            raise DataError(
+                f"a {what} of the table is called '{taken}', but '{taken}' is a name of vlmablate's own tables "
+                f"(the mean over {what}s); rename it"
+            )
     for what, known in (("arm", design.arms), ("context", design.contexts)):
         strange = sorted({str(getattr(run, what)) for run in panels.runs} - set(known))
         if strange:
