@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-RESOURCES = ("conf", "analysis")
+RESOURCES = ("conf", "sweeps", "analysis")
 
 
 def home() -> Path:
@@ -25,7 +25,7 @@ def cache_dir() -> Path:
 
 
 def resource(name: str) -> Path:
-    """A folder that travels with the package (``conf``, ``analysis``), in a checkout and in a
+    """A folder that travels with the package (``conf``, ``sweeps``, ``analysis``), in a checkout and in a
     wheel.
 
     A checkout is recognised by the ``pyproject.toml`` beside the package; an installed wheel carries the

@@ -105,9 +105,9 @@ def test_seeds_share_everything_before_training(compose):
         "execution.device=cuda",
         "execution.workers=1",
         "launcher=debug",
-        "policy.retry_killed=5",
+        "policy.killed.retries=5",
         "+tracking.project=x",
-        "estimates.finetune=99",
+        "estimates.throughput=99",
         "+extra.note=words",
     ],
 )

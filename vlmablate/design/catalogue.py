@@ -87,14 +87,18 @@ def questions(directory: Path | None = None) -> dict[str, str]:
     It relies on the convention that ``question:`` stands on one line (checked by :func:`load_axis` in the
     tests).
     """
-    folder = directory or axis_directory()
+    return one_line_fields(directory or axis_directory(), "question")
+
+
+def one_line_fields(folder: Path, field: str) -> dict[str, str]:
+    """File name -> the text of a top-level field that stands on one line, for every YAML file of a folder."""
     found = {}
-    for name in axis_names(folder):
-        found[name] = ""
-        with open(folder / f"{name}.yaml", encoding="utf-8") as lines:
+    for path in sorted(folder.glob("*.yaml")):
+        found[path.stem] = ""
+        with open(path, encoding="utf-8") as lines:
             for line in lines:
-                if line.startswith("question:"):
-                    found[name] = line.partition(":")[2].strip().strip("\"'")
+                if line.startswith(f"{field}:"):
+                    found[path.stem] = line.partition(":")[2].strip().strip("\"'")
                     break
     return found
 

@@ -1,73 +1,111 @@
 """From names and overrides to one plain configuration, through Hydra's compose API.
 
 Hydra does what it is best at, the defaults list and the override grammar, and nothing else: it never launches
-anything, never changes the working directory, and its errors are turned into messages that list what exists.
+anything, never changes the working directory, and its errors are turned into messages that list what exists. It is
+slow, so it is not even imported while everything that is asked for is known already.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmablate.design.interpolation import resolve
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.paths import resource
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What Hydra made of a list of overrides.
+
+    Attributes:
+        raw: the configuration as plain dicts, lists and scalars, with its interpolations (``${sizes.epochs}``) in it.
+        choices: config group (``group@package`` where its package is not its own) -> chosen option.
+    """
+
+    raw: dict[str, Any] = field(hash=False)
+    choices: dict[str, Any] = field(hash=False)
+
+
+Known = MutableMapping[tuple[str, ...], Composition]
+"""Compositions by their overrides."""
 
 
 class Composer:
     """Composes configurations of one ``conf`` tree; made by :func:`composer`."""
 
-    def __init__(self, conf: Path) -> None:
-        self._conf = conf
-        self._cache: dict[tuple[str, ...], dict[str, Any]] = {}
+    def __init__(self, conf: Path, known: Known) -> None:
+        self.conf = conf
+        self.known = known
 
     def groups(self) -> list[str]:
         """Names of the config groups, sorted. The axis catalogue is no group of the composed
         configuration.
         """
         return sorted(
-            path.name for path in self._conf.iterdir() if path.is_dir() and path.name not in _NOT_GROUPS
+            path.name for path in self.conf.iterdir() if path.is_dir() and path.name not in _NOT_GROUPS
         )
 
     def options(self, group: str) -> list[str]:
         """The choices of a config group, sorted."""
-        return sorted(path.stem for path in (self._conf / group).glob("*.yaml"))
+        return sorted(path.stem for path in (self.conf / group).glob("*.yaml"))
 
     def compose(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
-        """The configuration under ``overrides`` (Hydra grammar), as plain dicts, lists and scalars.
+        """The configuration under ``overrides`` (Hydra grammar), as plain dicts, lists and scalars; the caller's own.
 
         Raises:
             UserError: for a malformed override, an unknown group option, or a key that does not exist; the
                 message lists the options or keys there are.
         """
-        key = tuple(overrides)
-        if key not in self._cache:
-            self._cache[key] = self._compose(list(overrides))
-        return deepcopy(self._cache[key])
+        return self.resolved(self.composition(overrides).raw, overrides)
 
-    def _compose(self, overrides: list[str]) -> dict[str, Any]:
+    def composition(self, overrides: Sequence[str] = ()) -> Composition:
+        """As :meth:`compose`, before interpolations are resolved; shared, so it must not be changed."""
+        key = tuple(overrides)
+        if key not in self.known:
+            self.known[key] = self._compose(list(overrides))
+        return self.known[key]
+
+    def resolved(self, raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+        """``raw`` with its interpolations resolved. Raises UserError, naming ``overrides``, when one leads nowhere."""
+        try:
+            return resolve(raw)
+        except ValueError as error:
+            raise UserError(
+                f"the configuration cannot be composed from {list(overrides)}:\n{error}"
+            ) from error
+
+    def _compose(self, overrides: list[str]) -> Composition:
+        _initialise(self.conf)
         parsed = [(text, *self._parse(text)) for text in overrides]
         for text, name, value, is_plain in parsed:
             if is_plain and name in self.groups():
                 self._check_option(text, name, value)
         from hydra import compose
         from hydra.errors import HydraException
-        from omegaconf import OmegaConf
+        from omegaconf import OmegaConf, open_dict
         from omegaconf.errors import OmegaConfBaseException
 
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                composed = compose(config_name="config", overrides=overrides)
-                plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+                composed = compose(config_name="config", overrides=overrides, return_hydra_config=True)
+                choices = OmegaConf.to_container(composed.hydra.runtime.choices)
+                with open_dict(composed):
+                    del composed["hydra"]
+                raw = OmegaConf.to_container(composed, resolve=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise self._explain(parsed, error) from error
-        assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+        assert isinstance(raw, dict)
+        assert isinstance(choices, dict)
+        own = {str(key): value for key, value in choices.items() if not str(key).startswith("hydra/")}
+        return Composition({str(key): value for key, value in raw.items()}, own)
 
     def _parse(self, text: str) -> tuple[str, Any, bool]:
         """(key, value, whether it is a plain ``key=value``) of an override in Hydra's grammar."""
@@ -135,15 +173,35 @@ def _missing_key(config: dict[str, Any], dotted: str, groups: Sequence[str]) -> 
 
 
 @contextmanager
-def composer(conf: Path | None = None) -> Iterator[Composer]:
-    """A :class:`Composer` over ``conf`` (default: the packaged tree). Hydra is initialised once and left
-    clean.
+def composer(conf: Path | None = None, known: Known | None = None) -> Iterator[Composer]:
+    """A :class:`Composer` over ``conf`` (default: the packaged tree). Hydra is initialised when it is first needed, and
+    left clean.
+
+    Args:
+        conf: the configuration tree.
+        known: compositions of this tree that were made before; new ones are added to it.
     """
+    import sys
+
+    folder = (conf or resource("conf")).resolve()
+    try:
+        yield Composer(folder, {} if known is None else known)
+    finally:
+        if "hydra" in sys.modules:
+            from hydra.core.global_hydra import GlobalHydra
+
+            GlobalHydra.instance().clear()
+
+
+def _initialise(conf: Path) -> None:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    instance = GlobalHydra.instance()
+    if instance.is_initialized():
+        paths = {item.path for item in instance.config_loader().get_search_path().get_path()}
+        if f"file://{conf}" in paths:
+            return
+        instance.clear()
     logging.getLogger("hydra").setLevel(logging.ERROR)
-    folder = (conf or resource("conf")).resolve()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
-        yield Composer(folder)
+    initialize_config_dir(version_base="1.3", config_dir=str(conf))

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from json.encoder import encode_basestring
+from typing import Any, NoReturn
 
 ID_LENGTH = 16
 _LARGEST_EXACT = 2**53
@@ -38,52 +38,86 @@ def canonical(value: Any) -> str:
         CanonicalError: on nan, infinity, sets, tuples, bytes, numpy values, enums, non-string keys, lone
             surrogates, and everything else; the message gives the path of the offending value.
     """
-    return _encode(value, "$")
+    try:
+        return _encode(value)
+    except _Refused:
+        raise CanonicalError(_complaint(value, "$")) from None
 
 
-def _encode(value: Any, where: str) -> str:
+class _Refused(Exception):  # noqa: N818
+    """Somewhere in the value there is something without a canonical form."""
+
+
+def _encode(value: Any) -> str:
+    # Ids are made by the thousand, so the way to a refused value is only sought once there is one.
     kind = type(value)
+    if kind is str:
+        return _encode_text(value)
+    if kind is dict:
+        if not all(type(key) is str for key in value):
+            _refuse()
+        return "{" + ",".join([f"{_encode_text(key)}:{_encode(value[key])}" for key in sorted(value)]) + "}"
     if value is None or kind is bool:
-        return json.dumps(value)
+        return _CONSTANTS[value]
     if kind is int:
         return str(value)
     if kind is float:
-        return _encode_float(value, where)
-    if kind is str:
-        return _encode_text(value, where)
+        if not math.isfinite(value):
+            _refuse()
+        if value.is_integer() and abs(value) < _LARGEST_EXACT:
+            return str(int(value))
+        return repr(value)
     if kind is list:
-        return "[" + ",".join(_encode(item, f"{where}[{i}]") for i, item in enumerate(value)) + "]"
+        return "[" + ",".join([_encode(item) for item in value]) + "]"
+    return _refuse()
+
+
+_CONSTANTS = {None: "null", True: "true", False: "false"}
+
+
+def _refuse() -> NoReturn:
+    raise _Refused
+
+
+def _encode_text(value: str) -> str:
+    if not value.isascii() and not _is_unicode(value):
+        _refuse()
+    return encode_basestring(value)
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _complaint(value: Any, where: str) -> str:
+    """What is wrong with a refused value, and where it sits; empty when it has a canonical form."""
+    kind = type(value)
     if kind is dict:
         for key in value:
             if type(key) is not str:
-                raise CanonicalError(
+                return (
                     f"{where}: the key {key!r} is a {type(key).__name__}; keys must be text "
                     "(two keys that print alike would share an identity)"
                 )
-        items = (f"{_encode_text(k, where)}:{_encode(value[k], f'{where}.{k}')}" for k in sorted(value))
-        return "{" + ",".join(items) + "}"
-    raise CanonicalError(
+            if found := _complaint(key, where) or _complaint(value[key], f"{where}.{key}"):
+                return found
+        return ""
+    if kind is list:
+        return next(filter(None, (_complaint(item, f"{where}[{i}]") for i, item in enumerate(value))), "")
+    if kind is str:
+        return "" if _is_unicode(value) else f"{where}: the text {value!r:.80} is not valid Unicode"
+    if kind is float and not math.isfinite(value):
+        return f"{where}: {value} has no canonical form; leave the field out or use a finite number"
+    if value is None or kind in (bool, int, float):
+        return ""
+    return (
         f"{where}: a {kind.__module__}.{kind.__qualname__} has no canonical form: {value!r:.80}; "
         "use None, bool, int, float, str, list or dict"
     )
-
-
-def _encode_float(value: float, where: str) -> str:
-    if not math.isfinite(value):
-        raise CanonicalError(
-            f"{where}: {value} has no canonical form; leave the field out or use a finite number"
-        )
-    if value.is_integer() and abs(value) < _LARGEST_EXACT:
-        return str(int(value))
-    return repr(value)
-
-
-def _encode_text(value: str, where: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CanonicalError(f"{where}: the text {value!r:.80} is not valid Unicode") from error
-    return json.dumps(value, ensure_ascii=False)
 
 
 def digest(value: Any) -> str:

@@ -12,7 +12,8 @@ class StepSpec:
 
     ``id`` follows from kind, version, config and deps. ``slug`` and ``hints`` are for people and for time
     estimates; they enter no identity. ``hints["similar"]`` groups steps that cost alike (the same work with
-    another seed), ``hints["scale"]`` names the scale that asked for the step first.
+    another seed), ``hints["scale"]`` names the scale that asked for the step first, ``hints["units"]`` is its
+    size beside others of its kind, ``hints["flops"]`` its operations, or None.
     """
 
     kind: str

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from vlmablate.design.flops import flops
 from vlmablate.design.identity import canonical, digest, elide, step_id
 from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.errors import UserError, unknown_name
@@ -159,6 +160,7 @@ def build_run(
     assets: Mapping[str, str],
     tower_weights: Mapping[str, str],
     scale: str = "",
+    sibling: RunSpec | None = None,
 ) -> RunSpec:
     """The steps of one run with their ids.
 
@@ -169,6 +171,7 @@ def build_run(
         assets: asset set -> digest of its manifest, for the sets the scenes are composed from.
         tower_weights: tower -> SHA-256 of its weights (``random`` for a tower that is not pretrained).
         scale: the scale preset, kept as a hint for time estimates.
+        sibling: a run of the same configuration with another seed; what the seed cannot change is taken from it.
 
     Raises:
         UserError: for a fusion that does not fit the towers, or a configuration that lacks a field.
@@ -188,30 +191,30 @@ def build_run(
 
     def add(role: str, kind: str, extra: Mapping[str, Any] = MappingProxyType({})) -> None:
         row = TABLE[kind]
-        values = {**supplied, **extra}
-        step_config: dict[str, Any] = {}
-        for name, source in row.fields.items():
-            _place(step_config, name, values[source] if source.startswith("$") else select(config, source))
         deps: dict[str, str] = {}
         for dep_role, source in row.deps.items():
             if dep_role == FEATURES:
                 deps.update({role: steps[role].id for role in feature_roles})
             else:
                 deps[dep_role] = steps[aliases.get(source, source)].id
+        like = sibling.steps[role] if sibling is not None else None
+        if like is not None and like.deps == deps and "$training_seed" not in row.fields.values():
+            steps[role] = like
+            return
+        values = {**supplied, **extra}
+        step_config: dict[str, Any] = {}
+        for name, source in row.fields.items():
+            _place(step_config, name, values[source] if source.startswith("$") else select(config, source))
         by_id = {step.id: step for step in steps.values()}
-        identity = step_id(kind, row.version, step_config, deps, row.added)
+        needed = {dep_role: by_id[dep_id] for dep_role, dep_id in deps.items()}
         steps[role] = StepSpec(
             kind=kind,
             version=row.version,
-            id=identity,
-            slug=_slug(kind, step_config, [by_id[i] for i in deps.values()]),
+            id=step_id(kind, row.version, step_config, deps, row.added),
+            slug=_slug(kind, step_config, list(needed.values())),
             config=step_config,
             deps=deps,
-            hints={
-                "scale": scale,
-                "similar": _similar(kind, row, step_config, {r: by_id[i] for r, i in deps.items()}),
-                "units": _units(kind, step_config),
-            },
+            hints=like.hints if like is not None else _hints(kind, row, step_config, needed, steps, scale),
         )
 
     add("scenes", "scenes")
@@ -228,6 +231,23 @@ def build_run(
     return RunSpec(arm, context, seed, steps)
 
 
+def _hints(
+    kind: str,
+    row: Row,
+    config: dict[str, Any],
+    deps: dict[str, StepSpec],
+    before: Mapping[str, StepSpec],
+    scale: str,
+) -> dict[str, Any]:
+    """What is kept for estimates; the same for every seed."""
+    return {
+        "flops": flops(kind, config, {role: step.config for role, step in before.items()}),
+        "scale": scale,
+        "similar": _similar(kind, row, config, deps),
+        "units": _units(kind, config),
+    }
+
+
 def _without_seeds(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_seeds(v) for k, v in value.items() if k not in _SEED_FIELDS}
@@ -237,7 +257,7 @@ def _without_seeds(value: Any) -> Any:
 def _similar(kind: str, row: Row, config: dict[str, Any], deps: dict[str, StepSpec]) -> str:
     """A key shared by steps that do the same work with another seed; follows the dependencies."""
     parts = {role: step.hints["similar"] for role, step in deps.items()}
-    semantic = _without_seeds(elide(config, row.added))
+    semantic = _without_seeds(elide(config, row.added) if row.added else config)
     return digest({"kind": kind, "version": row.version, "config": semantic, "deps": parts})[:16]
 
 
