@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vlmablate.errors import UserError
+from vlmablate.errors import Diverged
 from vlmablate.orchestration.context import StepContext, StepStopped
 from vlmablate.training import loop
 from vlmablate.training.packing import IGNORED, Segment, pack
@@ -54,52 +54,98 @@ def test_order_and_questions_follow_the_seed_and_cover_every_epoch() -> None:
     assert _visit(rows, 2, seed=1, step=5) != _visit(rows, 2, seed=1, step=6)
 
 
-class _StopAt(StepContext):
-    def __init__(self, out: Path, step: int | None) -> None:
-        super().__init__(execution={}, attempt=1, assets=out, out=out)
-        self.calls, self.step = 0, step
-
-    def check_stop(self) -> None:
-        if self.calls == self.step:
-            raise StepStopped("killed here")
-        self.calls += 1
-
-
-def _train(out: Path, stop: int | None, rate: float = 0.05) -> tuple[nn.Module, dict[str, object]]:
+def _train(
+    out: Path, stop: int | None, rate: float = 0.05, steps: int = 350, **placement: int
+) -> tuple[nn.Module, dict[str, object]]:
+    """A stage that is told to stop while step ``stop`` is at work, counted from 0."""
     torch.manual_seed(0)
-    module = nn.Linear(6, 9)
+    module, asked = nn.Linear(6, 9), -1
 
     def batch_at(step: int) -> loop.Batch:
+        nonlocal asked
+        asked = step
         generator = torch.Generator().manual_seed(step)
         packed = pack([[Segment((1, 2), (int(torch.randint(0, 9, (1,), generator=generator)),))]])
         hidden = torch.randn(1, packed.tokens.shape[1], 6, generator=generator)
-        return loop.Batch(packed, lambda: hidden)
+        return loop.Batch(packed, lambda rows: hidden[rows])
 
     out.mkdir(exist_ok=True)
-    recipe = loop.Recipe(350, rate, 0.1, 0.01, 1.0)
-    payload = loop.train(
-        module, module.parameters(), module, batch_at, recipe, out, _StopAt(out, stop), "fp32"
+    context = StepContext(
+        execution=placement, attempt=1, assets=out, out=out, stop_requested=lambda: asked == stop
     )
-    return module, payload
+    recipe = loop.Recipe(steps, rate, 0.1, 0.01, 1.0)
+    return module, loop.train(module, module, batch_at, recipe, out, context, "fp32")
+
+
+class _Killed(BaseException):
+    """As sudden as SIGKILL: nothing is saved."""
+
+
+def _kill(out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = loop.Recipe.rate
+
+    def killed(recipe: loop.Recipe, at: int) -> float:
+        if at == step:
+            raise _Killed
+        return rate(recipe, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Recipe, "rate", killed)
+        with pytest.raises(_Killed):
+            _train(out, None)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    return _train(out, None)[0], out
+
+
+def _assert_equal(undisturbed: tuple[nn.Module, Path], module: nn.Module, out: Path) -> None:
+    assert torch.equal(undisturbed[0].weight, module.weight)
+    assert torch.equal(undisturbed[0].bias, module.bias)
+    ours, theirs = (
+        {row["step"]: row["loss"] for row in map(json.loads, (folder / loop.CURVE_FILE).open())}
+        for folder in (undisturbed[1], out)
+    )
+    assert ours.items() <= theirs.items()
 
 
 @pytest.mark.parametrize("killed_at", [50, 100, 237])
-def test_a_killed_stage_ends_with_the_same_bits(tmp_path: Path, killed_at: int) -> None:
-    undisturbed, _ = _train(tmp_path / "a", None)
-    with pytest.raises(StepStopped):
-        _train(tmp_path / "b", killed_at)
-    resumed, payload = _train(tmp_path / "b", None)
-    assert payload["resumed_from_step"] == killed_at // loop.CHECKPOINT_EVERY * loop.CHECKPOINT_EVERY
-    assert torch.equal(undisturbed.weight, resumed.weight)
-    assert torch.equal(undisturbed.bias, resumed.bias)
-    curves = [
-        [(row["step"], row["loss"]) for row in map(json.loads, (tmp_path / n / loop.CURVE_FILE).open())]
-        for n in "ab"
-    ]
-    assert dict(curves[0]).items() <= dict(curves[1]).items()
-    assert not (tmp_path / "b" / loop.CHECKPOINT_FILE).exists()
+def test_a_killed_stage_ends_with_the_same_bits(
+    tmp_path: Path, undisturbed, monkeypatch, killed_at: int
+) -> None:
+    _kill(tmp_path, killed_at, monkeypatch)
+    resumed, payload = _train(tmp_path, None)
+    assert payload["resumed_from_step"] == killed_at // loop.SAVE_EVERY * loop.SAVE_EVERY
+    _assert_equal(undisturbed, resumed, tmp_path)
+
+
+@pytest.mark.parametrize("told_at", [0, 50, 99, 237, 349])
+def test_a_stage_that_is_told_to_stop_loses_nothing(tmp_path: Path, undisturbed, told_at: int) -> None:
+    with pytest.raises(StepStopped, match=f"after step {told_at + 1} of 350"):
+        _train(tmp_path, told_at)
+    resumed, payload = _train(tmp_path, None)
+    assert payload["resumed_from_step"] == told_at + 1
+    assert payload["steps"] == 350
+    _assert_equal(undisturbed, resumed, tmp_path)
+
+
+def test_a_stage_that_is_told_to_stop_again_and_again_gets_there(tmp_path: Path) -> None:
+    whole, _ = _train(tmp_path / "a", None, steps=6)
+    for told_at in range(6):
+        with pytest.raises(StepStopped):
+            _train(tmp_path / "b", told_at, steps=6)
+    resumed, _ = _train(tmp_path / "b", None, steps=6)
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+def test_how_often_a_stage_saves_changes_nothing(tmp_path: Path, undisturbed) -> None:
+    often, _ = _train(tmp_path, None, save_every=7)
+    _assert_equal(undisturbed, often, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-336", "checkpoint-343"]
 
 
 def test_a_diverged_loss_is_an_error_that_says_where(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="diverged"):
+    with pytest.raises(Diverged, match="diverged"):
         _train(tmp_path / "c", None, rate=float("inf"))

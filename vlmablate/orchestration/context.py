@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class StepContext:
             identity.
         attempt: 1 for the first attempt of the step, counted up by every later one.
         assets: the folder of downloaded and converted assets.
+        rank, world_size: this process and the number of processes that run the step together.
+        local_rank: this process among those of its machine; the number of its GPU.
     """
 
     def __init__(
@@ -37,11 +40,21 @@ class StepContext:
         assets: Path,
         out: Path,
         stop_requested: Callable[[], bool] = lambda: False,
+        saving: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_saved: Callable[[int], None] = lambda step: None,
+        rank: int = 0,
+        world_size: int = 1,
+        local_rank: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.execution = execution
         self.attempt = attempt
         self.assets = assets
+        self.rank = rank
+        self.world_size = world_size
+        self.local_rank = local_rank
+        self.saving = saving
+        self._on_saved = on_saved
         self._out = out
         self._stop_requested = stop_requested
         self._clock = clock
@@ -56,6 +69,14 @@ class StepContext:
         """
         return self._stop_requested()
 
+    def saved(self, step: int) -> None:
+        """A checkpoint of training step ``step`` is committed: from now on an interruption loses nothing before it.
+
+        Save inside ``with context.saving():``, so that the end of a grace period does not tear the checkpoint.
+        """
+        if self.rank == 0:
+            self._on_saved(step)
+
     def check_stop(self) -> None:
         """Raise :class:`StepStopped` when a stop was requested."""
         if self._stop_requested():
@@ -67,6 +88,8 @@ class StepContext:
         Cheap enough for every optimiser step: at most two small atomic writes a second (and the last one
         always). They are not flushed to disk, because losing one loses nothing. A full disk is ignored here.
         """
+        if self.rank:
+            return
         now = self._clock()
         if now - self._last_write < _INTERVAL_S and done < total:
             return

@@ -27,6 +27,9 @@ KINDS: Mapping[str, str] = MappingProxyType(
 edits.
 """
 
+COLLECTIVE = frozenset({"pretrain", "align", "finetune"})
+"""Kinds that every rank of a job works on; the others run on rank 0 alone."""
+
 
 def resolve(kind: str, kinds: Mapping[str, str]) -> StepFunction:
     """Import the function of a kind.

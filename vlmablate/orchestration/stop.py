@@ -15,34 +15,57 @@ class StopNow(BaseException):
 
 
 class StopFlag:
-    """The stop request of a process. Step functions read it through :meth:`StepContext.stop_requested`."""
+    """The stop request of a process. Step functions read it through :meth:`StepContext.stop_requested`.
 
-    def __init__(self, grace_s: float = GRACE_S) -> None:
-        self._grace_s = grace_s
-        self._requested = False
+    A signal only sets the flag. Whatever has to happen, saving above all, happens at a step boundary, where all ranks
+    of a job can agree on it; in a signal handler one rank would be alone.
+
+    Args:
+        grace_s: how long a step that was told to stop may go on before it is interrupted.
+        requeue_grace_s: the same after SIGUSR2, which comes with a time limit or a preemption and is followed by
+            SIGKILL at a time that the queue knows.
+    """
+
+    def __init__(self, grace_s: float = GRACE_S, requeue_grace_s: float = GRACE_S) -> None:
+        self.grace_s = grace_s
+        self.requeue_grace_s = requeue_grace_s
+        self._reason = ""
         self._interruptible = False
         self._installed = False
 
     @property
     def requested(self) -> bool:
-        """True after SIGTERM or SIGINT, or :meth:`request`."""
-        return self._requested
+        """True after SIGTERM, SIGINT or SIGUSR2, or :meth:`request`."""
+        return bool(self._reason)
 
-    def request(self) -> None:
+    @property
+    def reason(self) -> str:
+        """``requeue`` after SIGUSR2 (time limit, preemption: go on later), ``stop`` after the others, else empty.
+
+        A stop after a request to make room stays a stop.
+        """
+        return self._reason
+
+    def request(self, reason: str = "stop") -> None:
         """Ask for a stop from inside the process."""
-        self._requested = True
-        if self._installed and self._interruptible:
-            signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+        if self._reason != "stop":
+            self._reason = reason
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._installed and self._interruptible and self._reason:
+            grace = self.requeue_grace_s if self._reason == "requeue" else self.grace_s
+            signal.setitimer(signal.ITIMER_REAL, max(grace, 1e-3))
 
     def install(self) -> None:
-        """Answer SIGTERM and SIGINT of this process; call from the main thread."""
+        """Answer SIGTERM, SIGINT and SIGUSR2 of this process; call from the main thread."""
         self._installed = True
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_grace_over)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.request()
+        self.request("requeue" if number == signal.SIGUSR2 else "stop")
 
     def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
         if self._interruptible:
@@ -56,14 +79,27 @@ class StopFlag:
         Commits and records stay outside, so they are never torn by the grace period's end.
         """
         self._interruptible = True
-        if self._requested:
-            self.request()
+        self._arm()
         try:
             yield
         finally:
-            self._interruptible = False
-            if self._installed:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            self._disarm()
+
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """A stretch inside a step that is not interrupted, because it saves what would be lost: a checkpoint."""
+        before = self._interruptible
+        self._disarm()
+        try:
+            yield
+        finally:
+            self._interruptible = before
+            self._arm()
+
+    def _disarm(self) -> None:
+        self._interruptible = False
+        if self._installed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """One readable training loop for every stage: batches in, a trained module and a curve out.
 
 The order of the data and every random choice are pure functions of (seed, step), so a run that was killed goes on from
-its last checkpoint and ends with the same bits as one that was not.
+its last checkpoint and ends with the same bits as one that was not. How many processes share the rows of a batch, and
+how many rows fit into one forward, changes nothing but the order of sums.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlmablate import files
-from vlmablate.errors import UserError
-from vlmablate.orchestration.context import StepContext
+from vlmablate.errors import Diverged, UserError
+from vlmablate.orchestration.context import StepContext, StepStopped
+from vlmablate.training import checkpoints
 from vlmablate.training.packing import IGNORED, Packed
+from vlmablate.training.ranks import ALONE, Ranks, Whole, local
 
-CHECKPOINT_FILE = "checkpoint.pt"
 CURVE_FILE = "metrics.jsonl"
 CURVE_EVERY = 10
-CHECKPOINT_EVERY = 100
+SAVE_EVERY = 100
 BETAS = (0.9, 0.95)
 
 
@@ -64,10 +66,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimiser step needs: the packed text, and a function from the batch to hidden states [B, T, width]."""
+    """What one optimiser step needs: the packed text of the global batch [B, T], and a function from some of its rows
+    to their hidden states [rows, T, width]."""
 
     packed: Packed
-    hidden: Callable[[], Tensor]
+    hidden: Callable[[slice], Tensor]
 
 
 def token_loss(logits: Tensor, targets: Tensor, total: int) -> Tensor:
@@ -79,47 +82,67 @@ def token_loss(logits: Tensor, targets: Tensor, total: int) -> Tensor:
     return functional.cross_entropy(logits.float(), targets, reduction="sum") / total
 
 
+def pieces(rows: int, rank: int, size: int, micro: int | None) -> list[slice]:
+    """The rows of a global batch that a rank takes, at most `micro` in one forward.
+
+    All ranks get equally many pieces, because sharded parameters are gathered by all at once; pieces without rows are
+    empty slices.
+    """
+    first, last = rank * rows // size, (rank + 1) * rows // size
+    most = -(-rows // size)
+    width = min(micro or most, most)
+    starts = [first + start for start in range(0, most, width)]
+    return [slice(min(start, last), min(start + width, last)) for start in starts]
+
+
 def train(
     module: nn.Module,
-    trained: Iterable[nn.Parameter],
     logits: Callable[[Tensor], Tensor],
     batch_at: Callable[[int], Batch],
     recipe: Recipe,
     out: Path,
     context: StepContext,
     precision: str,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Train in place and return the payload {steps, final_loss, tokens, tokens_per_s, parameters, precision}.
+    """Train in place, with all ranks, and return the payload {steps, final_loss, tokens, tokens_per_s, parameters,
+    precision, resumed_from_step}. Parameters that require a gradient are trained; those of `module` come back sharded.
 
-    `batch_at(step)` must be pure. Writes metrics.jsonl; a checkpoint every CHECKPOINT_EVERY steps, removed at the end.
-    Raises UserError when the loss is not finite, StepStopped when asked to stop.
+    `batch_at(step)` must be pure. Writes metrics.jsonl and checkpoints (see `checkpoints`), one every
+    `execution.save_every` steps and one when asked to stop. `execution.micro_batch` bounds the rows of one forward.
+    Raises, on all ranks: Diverged when the loss is not finite, StepStopped when any rank was asked to stop.
     """
-    parameters = list(trained)
-    decayed = [p for p in parameters if p.ndim > 1]
+    micro = _placement(context, "micro_batch", None)
+    save_every = _placement(context, "save_every", SAVE_EVERY)
+    counts = {
+        "trained": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "total": sum(p.numel() for p in module.parameters()),
+    }
+    whole = ranks.shard(module)
+    parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
-    state = _Progress.resume(out, module, optimiser)
+    state = _Progress(**(checkpoints.resume(out, module, optimiser, ranks) or {}))
+    if ranks.rank == 0:
+        _cut_curve(out / CURVE_FILE, state.step)
     began, begun_at, begun_tokens = time.perf_counter(), state.step, state.tokens
-    while state.step < recipe.steps:
-        context.check_stop()
+    stopping = ranks.any_true(context.stop_requested())
+    while state.step < recipe.steps and not stopping:
         step = state.step
         batch = batch_at(step)
         rate = recipe.rate(step)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        asked = batch.packed.targets != IGNORED
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            predicted = logits(batch.hidden()[asked])
-        loss = token_loss(predicted, batch.packed.targets[asked], batch.packed.target_count)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
-        value = float(loss.detach())
+        share = 0.0
+        for rows in pieces(len(batch.packed.targets), ranks.rank, ranks.size, micro):
+            share += _backward(whole, logits, batch, rows, precision)
+        value, norm, stopping = _settle(parameters, recipe.gradient_clip, share, context, ranks)
         if not math.isfinite(value):
-            raise UserError(
+            raise Diverged(
                 f"the loss of step {step + 1} is {value}: training diverged. Lower the learning rate "
                 f"({recipe.learning_rate}) or look at {out / CURVE_FILE}"
             )
@@ -129,23 +152,71 @@ def train(
         state.tokens += int((batch.packed.segments >= 0).sum())
         speed = (state.tokens - begun_tokens) / max(1e-9, time.perf_counter() - began)
         context.progress(state.step, recipe.steps, loss=state.loss)
-        if step == begun_at or state.step % CURVE_EVERY == 0 or state.step == recipe.steps:
-            state.note(out, value, rate, float(norm), speed)
-        if state.step % CHECKPOINT_EVERY == 0 and state.step < recipe.steps:
-            state.save(out, module, optimiser)
-    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+        if ranks.rank == 0 and (
+            step == begun_at or state.step % CURVE_EVERY == 0 or state.step == recipe.steps
+        ):
+            state.note(out, value, rate, norm, speed)
+        due = state.step % save_every == 0 and state.step < recipe.steps
+        if stopping or due:
+            checkpoints.save(out, module, optimiser, state.step, vars(state), context, ranks)
+    if stopping:
+        raise StepStopped(f"stopped on request after step {state.step} of {recipe.steps}")
     return {
         "steps": recipe.steps,
         "final_loss": state.loss,
         "tokens": state.tokens,
         "tokens_per_s": round((state.tokens - begun_tokens) / max(1e-9, time.perf_counter() - began), 1),
-        "parameters": {
-            "trained": sum(p.numel() for p in parameters),
-            "total": sum(p.numel() for p in module.parameters()),
-        },
+        "parameters": counts,
         "precision": precision,
         "resumed_from_step": begun_at,
     }
+
+
+def _placement(context: StepContext, name: str, default: Any) -> Any:
+    """A whole number of at least 1 from the placement of the step, or the default for null."""
+    value = context.execution.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"execution.{name} must be a whole number of at least 1, or null, not {value!r}")
+    return value
+
+
+def _backward(
+    whole: Whole, logits: Callable[[Tensor], Tensor], batch: Batch, rows: slice, precision: str
+) -> float:
+    """Add the gradient of these rows to the parameters; returns their share of the loss.
+
+    Without rows the first one passes through and nothing is asked of it: gradients of zero, but the same collectives
+    as on the ranks that have some.
+    """
+    idle = rows.start == rows.stop
+    rows = slice(0, 1) if idle else rows
+    targets = batch.packed.targets[rows]
+    asked = torch.zeros_like(targets, dtype=torch.bool) if idle else targets != IGNORED
+    with torch.autocast(targets.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        predicted = whole(lambda: logits(batch.hidden(rows)[asked]))
+    loss = token_loss(predicted, targets[asked], batch.packed.target_count)
+    loss.backward()
+    return float(loss.detach())
+
+
+def _settle(
+    parameters: Sequence[nn.Parameter], limit: float, share: float, context: StepContext, ranks: Ranks
+) -> tuple[float, float, bool]:
+    """Loss and gradient norm of the global batch, gradients clipped by it, and whether any rank has to stop.
+
+    One small reduction carries all three, so that all ranks stop after the same step.
+    """
+    if ranks.size == 1:
+        return share, float(nn.utils.clip_grad_norm_(parameters, limit)), context.stop_requested()
+    gradients = [local(p.grad) for p in parameters if p.grad is not None]
+    squares = float(sum(gradient.double().square().sum() for gradient in gradients))
+    value, squares, stops = ranks.total(share, squares, float(context.stop_requested()))
+    norm = math.sqrt(squares)
+    if norm > limit:
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+    return value, norm, stops > 0
 
 
 @dataclass
@@ -167,24 +238,6 @@ class _Progress:
         }
         with (out / CURVE_FILE).open("a", encoding="utf-8") as curve:
             curve.write(json.dumps(record) + "\n")
-
-    def save(self, out: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        state = {"progress": vars(self), "module": module.state_dict(), "optimiser": optimiser.state_dict()}
-        with files.write_with(out / CHECKPOINT_FILE) as target:
-            torch.save(state, target)
-
-    @staticmethod
-    def resume(out: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> _Progress:
-        """Progress from the last checkpoint, or from zero; lines of the curve after it are dropped."""
-        progress = _Progress()
-        path = out / CHECKPOINT_FILE
-        if path.exists():
-            state = torch.load(path, weights_only=True)
-            module.load_state_dict(state["module"])
-            optimiser.load_state_dict(state["optimiser"])
-            progress = _Progress(**state["progress"])
-        _cut_curve(out / CURVE_FILE, progress.step)
-        return progress
 
 
 def _cut_curve(path: Path, step: int) -> None:

@@ -39,6 +39,10 @@ class Packed:
     def target_count(self) -> int:
         return int((self.targets != IGNORED).sum())
 
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device."""
+        return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
 
 def pack(rows: Sequence[Sequence[Segment]]) -> Packed:
     """One row of segments per picture, padded on the right to the longest row.
@@ -65,9 +69,9 @@ def pack(rows: Sequence[Sequence[Segment]]) -> Packed:
 def attention_mask(segments: Tensor, cells: int) -> Tensor:
     """[B, 1, cells + T, cells + T] booleans, True where a row may look; padding looks at the cells only."""
     batch, length = segments.shape
-    mask = torch.zeros(batch, cells + length, cells + length, dtype=torch.bool)
+    mask = torch.zeros(batch, cells + length, cells + length, dtype=torch.bool, device=segments.device)
     mask[:, :, :cells] = True
     same = segments[:, :, None] == segments[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     mask[:, cells:, cells:] = same & causal & (segments >= 0)[:, :, None]
     return mask[:, None]

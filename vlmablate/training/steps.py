@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vlmablate import files
 from vlmablate.data.lexicon import load_lexicon
@@ -20,6 +23,7 @@ from vlmablate.orchestration.context import StepContext
 from vlmablate.training.examples import caption_segment, question_segments
 from vlmablate.training.loop import Batch, Recipe, train
 from vlmablate.training.packing import Segment, attention_mask, pack
+from vlmablate.training.ranks import Ranks, ranks_of
 from vlmablate.training.text_world import text_examples
 from vlmablate.vlm.features_step import check_precision
 from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
@@ -41,7 +45,7 @@ def run_pretrain(
     llm, recipe = config["llm"], config["llm"]["pretrain"]
     if llm["name"] not in LANGUAGE_MODELS:
         raise unknown_name("language model", llm["name"], LANGUAGE_MODELS, "llm.name")
-    check_precision(config["precision"], "cpu")
+    check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
     source, shapes = read_world(deps["scenes"])
     lexicon = load_lexicon(source)
     vocabulary = build_vocabulary(lexicon)
@@ -58,27 +62,33 @@ def run_pretrain(
     size, visit, seed = int(recipe["batch_scenes"]), int(recipe["questions_per_visit"]), int(recipe["seed"])
     order = _order(len(examples), int(recipe["steps"]) * size, seed)
 
-    def batch_at(step: int) -> Batch:
-        rows = [examples[i] for i in order[step * size : (step + 1) * size]]
-        packed = pack(_visit([row.segments for row in rows], visit, seed, step))
-        words = torch.from_numpy(np.stack([row.words for row in rows]))
-        weights = torch.from_numpy(np.stack([row.weights for row in rows]))
-        mask = attention_mask(packed.segments, card["grid"] ** 2)
-        return Batch(
-            packed, lambda: model(model.read_table(words, weights), packed.tokens, packed.positions, mask)
-        )
+    with ranks_of(context) as ranks:
+        model.to(ranks.device)
 
-    payload = train(
-        model,
-        model.parameters(),
-        model.logits,
-        batch_at,
-        Recipe.read(recipe, int(recipe["steps"])),
-        out,
-        context,
-        config["precision"],
-    )
-    _save(model, card, out)
+        def batch_at(step: int) -> Batch:
+            chosen = [examples[i] for i in order[step * size : (step + 1) * size]]
+            packed = pack(_visit([row.segments for row in chosen], visit, seed, step)).to(ranks.device)
+
+            def hidden(rows: slice) -> Tensor:
+                words = torch.from_numpy(np.stack([row.words for row in chosen[rows]])).to(ranks.device)
+                weights = torch.from_numpy(np.stack([row.weights for row in chosen[rows]])).to(ranks.device)
+                mask = attention_mask(packed.segments[rows], card["grid"] ** 2)
+                cells = model.read_table(words, weights)
+                return model(cells, packed.tokens[rows], packed.positions[rows], mask)
+
+            return Batch(packed, hidden)
+
+        payload = train(
+            model,
+            model.logits,
+            batch_at,
+            Recipe.read(recipe, int(recipe["steps"])),
+            out,
+            context,
+            config["precision"],
+            ranks,
+        )
+        _save(model, card, out, ranks)
     return payload
 
 
@@ -107,7 +117,7 @@ def _train_stage(
     language: LanguageModel,
     card: dict[str, Any],
 ) -> dict[str, Any]:
-    check_precision(config["precision"], "cpu")
+    check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
     if config["position"]["name"] not in POSITIONS:
         raise unknown_name("position code", config["position"]["name"], POSITIONS, "position.name")
     settings, seeds = config["stages"][stage], config["seed"]
@@ -126,24 +136,32 @@ def _train_stage(
     steps = max(1, round(float(settings["epochs"]) * len(rows_with_targets) / size))
     order = rows_with_targets[_order(len(rows_with_targets), steps * size, order_seed)]
 
-    def batch_at(step: int) -> Batch:
-        rows = order[step * size : (step + 1) * size]
-        packed = pack(_visit([segments[row] for row in rows], visit, order_seed, step))
-        mask = attention_mask(packed.segments, features.cells)
-        pixels = features.batch(rows)
-        return Batch(packed, lambda: model(pixels, packed.tokens, packed.positions, mask))
+    with ranks_of(context) as ranks:
+        model.to(ranks.device)
 
-    payload = train(
-        model,
-        [p for p in model.parameters() if p.requires_grad],
-        language.logits,
-        batch_at,
-        Recipe.read(settings, steps),
-        out,
-        context,
-        config["precision"],
-    )
-    _save(model, {**card, "projector": config["projector"]["name"], "channels": features.channels}, out)
+        def batch_at(step: int) -> Batch:
+            chosen = order[step * size : (step + 1) * size]
+            packed = pack(_visit([segments[i] for i in chosen], visit, order_seed, step)).to(ranks.device)
+
+            def hidden(rows: slice) -> Tensor:
+                pixels = features.batch(chosen[rows]).to(ranks.device)
+                mask = attention_mask(packed.segments[rows], features.cells)
+                return model(pixels, packed.tokens[rows], packed.positions[rows], mask)
+
+            return Batch(packed, hidden)
+
+        payload = train(
+            model,
+            language.logits,
+            batch_at,
+            Recipe.read(settings, steps),
+            out,
+            context,
+            config["precision"],
+            ranks,
+        )
+        card = {**card, "projector": config["projector"]["name"], "channels": features.channels}
+        _save(model, card, out, ranks)
     return payload
 
 
@@ -181,9 +199,16 @@ def vocabulary_of(scenes: Path) -> Vocabulary:
     return build_vocabulary(load_lexicon(read_world(scenes)[0]))
 
 
-def _save(model: nn.Module, card: dict[str, Any], out: Path) -> None:
+def _save(model: nn.Module, card: dict[str, Any], out: Path, ranks: Ranks) -> None:
+    state = ranks.full_state(model)
+    if ranks.rank:
+        return
     with files.write_with(out / MODEL_FILE) as target:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, target)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
+        except SafetensorError as error:
+            full = os.strerror(errno.ENOSPC)
+            raise OSError(errno.ENOSPC, full) if full in str(error) else error from None
     files.write_json(out / MODEL_CARD, card)
 
 

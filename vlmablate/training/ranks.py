@@ -1,0 +1,144 @@
+"""The processes that train one model together: data parallel, parameters and optimiser in shards (FSDP2).
+
+Nothing else in training knows about processes. Alone, a :class:`Ranks` costs nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmablate.orchestration.context import StepContext
+
+# Longer than rank 0 takes to write a large model; a rank that dies is noticed at once, by other means.
+_PATIENCE = timedelta(minutes=60)
+
+
+class Whole(nn.Module):
+    """All of a step's arithmetic inside one forward call.
+
+    Sharded parameters are only whole during a forward, and the arithmetic also reads some from outside of the
+    module's own (words that are embedded before it, output embeddings after it).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
+        """What ``compute`` gives; it may use every parameter of the module."""
+        return compute()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together, and the device it computes on."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  (immutable)
+
+    def share(self, value: Any) -> list[Any]:
+        """What every rank gives, in the order of ranks; returns when all have called."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def total(self, *values: float) -> list[float]:
+        """The sums of numbers over all ranks, in float64: the same bits on every rank."""
+        if self.size == 1:
+            return list(values)
+        numbers = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(numbers)
+        return numbers.tolist()
+
+    def any_true(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        return self.total(float(flag))[0] > 0
+
+    def shard(self, module: nn.Module) -> Whole:
+        """Distribute the parameters of a module, which all ranks built alike, in place.
+
+        Every layer of a list of layers is gathered on its own while it computes. Gradients are summed over ranks, not
+        averaged: the loss is a share of the global batch already.
+        """
+        whole = Whole(module)
+        if self.size == 1:
+            return whole
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for part in list(module.modules()):
+            if isinstance(part, nn.ModuleList):
+                for layer in part:
+                    fully_shard(layer, mesh=mesh)
+        fully_shard(whole, mesh=mesh)
+        for part in whole.modules():
+            if isinstance(part, FSDPModule):
+                part.set_gradient_divide_factor(1.0)
+                part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+        return whole
+
+    def full_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """Name -> whole tensor on rank 0, on the CPU; empty on the others. Call it on all ranks."""
+        if self.size == 1:
+            return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+        from torch.distributed.tensor import DTensor
+
+        state = {}
+        for name, tensor in module.state_dict().items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.rank == 0:
+                state[name] = whole.cpu()
+        return state
+
+
+ALONE = Ranks()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be sharded; shares its memory."""
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return shard
+
+
+def place_whole(whole: Tensor, target: Tensor) -> None:
+    """Copy a tensor into one that may be sharded; then it is collective, and `whole` is that of rank 0."""
+    if type(target) is not Tensor:
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(target, DTensor)
+        whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
+    target.copy_(whole)
+
+
+@contextmanager
+def ranks_of(context: StepContext) -> Iterator[Ranks]:
+    """The ranks of a step, connected while the block lasts.
+
+    With more than one, the environment says where to meet (``MASTER_ADDR``, ``MASTER_PORT``, ``RANK``,
+    ``WORLD_SIZE``). GPUs are used when ``execution.device`` is ``cuda``: each rank the one of its local rank.
+    """
+    device = torch.device("cpu")
+    if context.execution.get("device") == "cuda":
+        device = torch.device("cuda", context.local_rank)
+        torch.cuda.set_device(device)
+    if context.world_size == 1:
+        yield Ranks(device=device)
+        return
+    # The gloo side carries what is no tensor of a GPU: decisions, hashes, the sum of losses.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Ranks(context.rank, context.world_size, device)
+    finally:
+        torch.distributed.destroy_process_group()
