@@ -6,7 +6,6 @@ says what was wrong, where, and what to do. Everything else is a bug and keeps i
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable
 
@@ -26,6 +25,14 @@ class DataError(UserError, ValueError):
 
 class DiskFull(UserError):  # noqa: N818
     """The disk (or a quota) is full. Nothing half-written was left under a final name."""
+
+
+class Diverged(UserError):  # noqa: N818
+    """A loss is not finite: the same steps would only diverge again, so nothing is tried a second time."""
+
+
+class NoProgress(UserError):  # noqa: N818
+    """A job was put back into the queue again and again without getting any further."""
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -48,6 +55,8 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") ->
     >>> str(unknown_name("axis", "fusoin", ["fusion", "epochs"])).splitlines()[0]
     "unknown axis 'fusoin' (did you mean 'fusion'?)"
     """
+    import difflib  # only a mistake pays for it
+
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,7 +1,8 @@
 """Step functions that cost nothing, leave a trace of every call, and can be told to fail, wait or die.
 
 The folder ``$VLMABLATE_FAKES`` is their remote control: ``calls`` gets one line per call; a file
-``fail-<kind>`` makes the kind raise, ``hold-<kind>`` makes it wait until the file is gone, ``full-<kind>``
+``fail-<kind>`` makes the kind raise, ``oom-<kind>`` makes it run out of GPU memory with more than so many rows,
+``diverge-<kind>`` makes its loss infinite, ``hold-<kind>`` makes it wait until the file is gone, ``full-<kind>``
 makes it meet a full disk, ``nan-<kind>`` makes it return a NaN. While a step waits there is a file
 ``held-<kind>`` with its process id.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vlmablate.errors import Diverged
 from vlmablate.files import read_json, write_json
 from vlmablate.orchestration.context import StepContext
 
@@ -23,6 +25,10 @@ KINDS = {
     kind: f"tests.orchestration.fakes:{kind}"
     for kind in ("scenes", "pretrain", "features", "align", "finetune", "evaluate")
 }
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named and worded as torch does it."""
 
 
 def control() -> Path:
@@ -48,6 +54,12 @@ def _step(kind: str, deps: dict[str, Path], out: Path, context: StepContext) -> 
         held.unlink()
     if (control() / f"fail-{kind}").exists():
         raise RuntimeError(f"the {kind} step was told to fail")
+    if (control() / f"oom-{kind}").exists():
+        rows, fit = context.execution.get("micro_batch"), int((control() / f"oom-{kind}").read_text())
+        if rows is None or rows > fit:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    if (control() / f"diverge-{kind}").exists():
+        raise Diverged(f"the loss of the {kind} step is not finite")
     if (control() / f"full-{kind}").exists():
         raise OSError(errno.ENOSPC, "No space left on device")
     parents = [read_json(path / "value.json")["value"] for _, path in sorted(deps.items())]

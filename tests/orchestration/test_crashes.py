@@ -11,7 +11,9 @@ import pytest
 
 from tests.orchestration import fakes
 from tests.orchestration.conftest import until
+from vlmablate.orchestration.failures import read_verdict
 from vlmablate.orchestration.lease import latest
+from vlmablate.orchestration.marks import cancel
 from vlmablate.orchestration.processes import start_time
 from vlmablate.orchestration.status import read_status
 from vlmablate.orchestration.stop import signals_interrupt
@@ -104,6 +106,22 @@ def test_a_worker_that_is_killed_twice_is_a_failure_and_the_same_command_goes_on
     output, _ = again.communicate(timeout=60)
     assert again.returncode == 0, output
     assert sweeps.values() == undisturbed
+
+
+def test_a_step_that_is_cancelled_while_it_runs_is_not_tried_again(sweeps, results: Path, control: Path):
+    (control / "hold-scenes").touch()
+    controller = sweeps.start()
+    worker = held(control, "scenes")
+    folder = next((results / "steps" / "scenes").glob("*/attempts")).parent
+    cancel(folder, "the wrong data")
+    os.kill(worker, signal.SIGTERM)
+    output, _ = controller.communicate(timeout=60)
+    assert controller.returncode == 1
+    assert "FAILED scenes" in output
+    assert "(the wrong data); to have it computed: vlmablate retry" in output
+    assert counts()["scenes"] == 1
+    verdict = read_verdict(latest(folder / "attempts"))
+    assert (verdict["class"], verdict["action"]) == ("cancelled", "fail")
 
 
 def test_a_stopped_controller_stops_its_workers_and_says_how_to_go_on(

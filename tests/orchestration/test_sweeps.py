@@ -12,7 +12,6 @@ import pytest
 from tests.orchestration import fakes
 from vlmablate.errors import UserError
 from vlmablate.files import read_json
-from vlmablate.orchestration.local import LocalExecutor, count_slots, worker_environment
 from vlmablate.orchestration.study import Cell, analysis_history, declared_analysis
 
 
@@ -52,7 +51,9 @@ def test_study_json_says_everything_a_report_needs(sweeps, results: Path):
     assert (study["seeds"], study["baseline"], study["contexts"]) == ([0, 1], "two_stage", ["default"])
     assert study["axis"]["question"]
     assert len(study["runs"]) == 4
-    assert study["provenance"].keys() == {"assets", "git", "versions", "host"}
+    assert study["provenance"].keys() == {
+        "assets", "git", "code", "lock", "argv", "versions", "host", "gpus",
+    }  # fmt: skip
     for run in study["runs"]:
         assert run["run_id"] == run["steps"]["evaluate"]
         for step_id in run["steps"].values():
@@ -137,8 +138,79 @@ def test_dependants_of_a_failed_shared_step_are_named(sweeps, control: Path):
 def test_the_same_failure_again_and_again_stops_the_sweep(sweeps, control: Path):
     (control / "fail-evaluate").touch()
     assert sweeps.run(seeds=3) == 1
-    assert "3 steps failed in the same way; no more are started" in sweeps.text
+    cause = "RuntimeError: the evaluate step was told to fail"
+    assert f"3 steps failed in the same way; no more are started. The cause: {cause}" in sweeps.text
     assert "3 jobs were not started" in sweeps.text
+    summary = [text for text in sweeps.said if text.startswith("failed: ")]
+    assert len(summary) == 1
+    assert summary[0].count(cause) == 1
+    assert len([call for call in fakes.calls() if call.startswith("evaluate")]) == 3
+
+
+def test_too_little_gpu_memory_is_met_with_half_the_rows_and_the_same_result(
+    sweeps, results: Path, control: Path
+):
+    sweeps.run()
+    expected = sweeps.values()
+    shutil.rmtree(results)
+    (control / "calls").unlink()
+    (control / "oom-finetune").write_text("4")  # the smoke scale has 8 rows in a batch
+    assert sweeps.run(launcher="local") == 0
+    assert sweeps.values() == expected
+    assert sweeps.text.count("CUDA out of memory. Tried to allocate 20.00 MiB.; trying once more with") == 2
+    assert "execution.micro_batch=4" in sweeps.text
+    result = read_json(result_of(results, "finetune"))
+    assert (result["attempt"], result["execution"]["micro_batch"]) == (2, 4)
+    assert read_json(result_of(results, "pretrain"))["execution"]["micro_batch"] is None
+    verdict = read_json(result_of(results, "finetune").parent / "attempts" / "001.verdict.json")
+    assert (verdict["class"], verdict["action"], verdict["execution"]) == (
+        "cuda_oom",
+        "retry",
+        {"micro_batch": 4},
+    )
+
+
+def test_a_policy_that_is_more_patient_halves_again(sweeps, results: Path, control: Path):
+    (control / "oom-finetune").write_text("2")
+    assert sweeps.run() == 1
+    assert "was tried again once (policy cuda_oom.retries=1)" in sweeps.text
+    assert sweeps.run(overrides=("policy=patient",), study="patient") == 0
+    assert read_json(result_of(results, "finetune"))["execution"]["micro_batch"] == 2
+
+
+def test_a_loss_that_is_not_finite_is_not_tried_again(sweeps, results: Path, control: Path):
+    (control / "diverge-finetune").touch()
+    assert sweeps.run(launcher="local") == 1
+    assert "FAILED finetune single s0: the loss of the finetune step is not finite" in sweeps.text
+    verdicts = (results / "steps" / "finetune").glob("*/attempts/*.verdict.json")
+    assert [read_json(path)["class"] for path in verdicts] == ["nan", "nan"]
+    assert len([call for call in fakes.calls() if call.startswith("finetune")]) == 2
+
+
+def test_a_cancelled_step_is_left_alone_until_the_mark_is_gone(sweeps, results: Path):
+    sweeps.run()
+    result = result_of(results, "evaluate")
+    mark = result.parent / "cancelled.json"
+    result.unlink()
+    mark.write_text('{"by": "process 7 on host", "when": "2026-01-01T00:00:00+00:00"}')
+    before = len(fakes.calls())
+    assert sweeps.run() == 1
+    assert len(fakes.calls()) == before
+    assert "cancelled by process 7 on host at 2026-01-01" in sweeps.text
+    assert f"vlmablate retry {result.parent.name}" in sweeps.text
+    mark.unlink()
+    assert sweeps.run() == 0
+    assert len(fakes.calls()) == before + 1
+
+
+def test_what_needs_a_cancelled_step_is_not_run(sweeps, results: Path):
+    sweeps.run()
+    shared = result_of(results, "features")
+    shutil.rmtree(results / "steps" / "evaluate")
+    shared.unlink()
+    (shared.parent / "cancelled.json").write_text("{}")
+    assert sweeps.run() == 1
+    assert sweeps.text.count("not run, a step it needs failed: evaluate") == 2
 
 
 def test_a_truncated_file_is_found_moved_aside_and_made_again(sweeps, results: Path):
@@ -198,6 +270,8 @@ def test_a_name_taken_by_another_study_is_refused(sweeps):
         ({"overrides": ("llm.depth=1",)}, "unknown key 'depth' in llm"),
         ({"overrides": ("precision=fp64",)}, "unknown precision 'fp64'"),
         ({"overrides": ("execution.threads=0",)}, "execution.threads must be a positive whole number"),
+        ({"overrides": ("execution.ranks=0",)}, "execution.ranks must be a positive whole number"),
+        ({"overrides": ("policy.killed.action=retri",)}, "unknown policy.killed.action 'retri'"),
         ({"overrides": ("analysis.margin=0",)}, "analysis.margin must be positive"),
         ({"overrides": ("analysis.magin=1",)}, "unknown key 'magin' in analysis"),
         ({"overrides": ("analysis.correction=none",)}, "unknown analysis.correction 'none'"),
@@ -248,34 +322,6 @@ def test_an_arm_cannot_choose_how_it_is_judged():
     ]
     with pytest.raises(UserError, match="arm b, context default changes the analysis"):
         declared_analysis(cells)
-
-
-def test_slots_never_exceed_the_cores():
-    assert count_slots(1, None, cores=2) == 2
-    assert count_slots(1, 9, cores=2) == 2
-    assert count_slots(1, 1, cores=8) == 1
-    assert count_slots(3, None, cores=8) == 2
-    assert count_slots(4, None, cores=2) == 1
-    for threads, asked in ((0, None), (1, 0), ("2", None)):
-        with pytest.raises(UserError):
-            count_slots(threads, asked, cores=2)  # type: ignore[arg-type]
-
-
-def test_the_environment_is_the_one_submitit_reads(monkeypatch, tmp_path: Path):
-    import submitit
-
-    for key, value in worker_environment(2, "77-1", tmp_path, gpu="3").items():
-        monkeypatch.setenv(key, value)
-    job = submitit.JobEnvironment()
-    assert (job.cluster, job.job_id, job.num_tasks, job.num_nodes) == ("local", "77-1", 1, 1)
-    assert (job.global_rank, job.local_rank, job.node) == (0, 0, 0)
-    assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-
-
-def test_devices_bound_the_workers(tmp_path: Path):
-    assert LocalExecutor(tmp_path, slots=4, threads=1, gpus=["0", "1"]).slots == 2
-    assert LocalExecutor(tmp_path, slots=4, threads=1).slots == 4
 
 
 def test_a_manifest_holds_no_pickles(sweeps, results: Path):

@@ -4,10 +4,12 @@ prints work.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from vlmablate.files import read_json
+from vlmablate.orchestration.jobs import Job
 from vlmablate.orchestration.worker import Exit, Worker
 
 
@@ -19,22 +21,32 @@ class DebugExecutor:
     """
 
     slots = 1
+    parent = None
 
-    def __init__(self, tick: Callable[[], None] | None = None) -> None:
+    def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick
         self._ended: list[tuple[str, int]] = []
 
     @property
-    def running(self) -> list[str]:
-        """Always empty between calls: a job is over when :meth:`start` returns."""
-        return [job for job, _ in self._ended]
+    def full(self) -> bool:
+        """A job is over when :meth:`start` returns, so there is room once it was reported."""
+        return bool(self._ended)
 
-    def start(self, job: str, manifest: Path) -> None:
+    def room(self, job: Job) -> bool:
+        """Every job fits."""
+        return not self._ended
+
+    def start(self, job: Job, manifest: Path) -> None:
         """Run the job to its end in this process; its output stays on the terminal."""
         code = Worker(read_json(manifest), redirect=False, watch=self._tick).run()
         if code is Exit.STOPPED:
             raise KeyboardInterrupt  # in this process only Ctrl-C stops a worker
-        self._ended.append((job, int(code)))
+        self._ended.append((job.name, int(code)))
+
+    def wait(self, seconds: float) -> None:
+        """Wait for what others do; a job of this process has always ended."""
+        if not self._ended:
+            time.sleep(seconds)
 
     def poll(self) -> list[tuple[str, int]]:
         """The job that just ran, with its exit code."""

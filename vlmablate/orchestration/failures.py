@@ -1,20 +1,28 @@
-"""What went wrong, in words: from the attempt record of a step, or else from the way its worker ended."""
+"""What went wrong: the evidence that an ended job left behind, its cause in words, and verdicts on attempts."""
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vlmablate.design.spec import StepSpec
+from vlmablate.files import read_json, write_json
+from vlmablate.orchestration.evidence import Evidence, FailureClass, death
 from vlmablate.orchestration.jobs import Job
-from vlmablate.orchestration.lease import Attempt
+from vlmablate.orchestration.lease import Attempt, attempts, now_text
+from vlmablate.orchestration.marks import cancellation, forgiven
+from vlmablate.orchestration.policy import Decision, PastFailure
+from vlmablate.orchestration.store import ATTEMPTS
 from vlmablate.orchestration.worker import Exit
+
+TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A step that failed: why, where its log is, and the full traceback when there is one."""
+    """A step that failed: why, where its log is, and a fingerprint that is equal for the same bug twice."""
 
     step: StepSpec
     label: str
@@ -34,48 +42,150 @@ class Outcome:
     replan: bool = False
     disk_full: str = ""
     interrupted: bool = False
+    detached: bool = False
 
 
-def cause_of(attempt: Attempt | None, code: int, worker_log: Path) -> tuple[str, str]:
-    """Why a job ended without finishing a step.
+def evidence_of(
+    attempt: Attempt | None, code: int | None, log: Path, cancelled: str = "", **slurm: Any
+) -> Evidence:
+    """What is known of the end of a job.
 
     Args:
-        attempt: the latest attempt of the step.
-        code: the exit code of the worker; a negative one is minus a signal.
-        worker_log: what the worker itself printed.
-
-    Returns:
-        The cause in words, and a fingerprint that is equal for the same bug twice (empty when unknown).
+        attempt: the attempt that the job made on the step; None when it did not come that far.
+        code: exit code of its worker.
+        log: what the worker itself, or its batch script, printed.
+        cancelled: who cancelled the step, in words (:func:`cancelled_by`).
+        slurm: ``slurm_state``, ``slurm_reason``, ``node_down``.
     """
-    error = attempt.record.get("error") if attempt is not None else None
-    if attempt is not None and attempt.state == "failed" and isinstance(error, dict):
+    error = attempt.record.get("error") if attempt is not None and attempt.state == "failed" else None
+    return Evidence(
+        error=error if isinstance(error, Mapping) else {},
+        code=code,
+        cancelled=cancelled,
+        log_tail=_tail(log),
+        **slurm,
+    )
+
+
+def cause_of(cls: FailureClass, evidence: Evidence) -> str:
+    """Why a job ended without finishing a step, in words."""
+    if cls is FailureClass.CANCELLED:
+        return evidence.cancelled or "it was cancelled from outside"
+    error = evidence.error
+    if error:
         message = str(error.get("message", "")).strip() or "no message"
-        words = message if error.get("user") else f"{error.get('type')}: {message}"
-        return words, str(error.get("fingerprint", ""))
-    if code < 0 or code == Exit.STOPPED:
-        return death(code), ""
-    if code == Exit.DISK_FULL:
-        return "no space left on the disk of the results folder", ""
-    if code == Exit.DONE:
-        return "the worker ended well but left no valid result", ""
-    tail = _last_line(worker_log)
-    return f"the worker ended with code {code}" + (f": {tail}" if tail else ""), ""
+        return message if error.get("user") else f"{error.get('type')}: {message}"
+    if cls is FailureClass.DISK_FULL:
+        return "no space left on the disk of the results folder"
+    if cls is FailureClass.KILLED and evidence.code is not None:
+        return death(evidence.code)
+    if cls in _WORDS:
+        return _WORDS[cls]
+    if evidence.code == Exit.DONE:
+        return "the worker ended well but left no valid result"
+    said = (
+        f"the worker ended with code {evidence.code}" if evidence.code is not None else "the worker is gone"
+    )
+    if evidence.slurm_state:
+        said += f" (Slurm says {evidence.slurm_state})"
+    last = evidence.log_tail.strip().splitlines()[-1:]
+    return ": ".join([said, *last])
 
 
-def death(code: int) -> str:
-    """How a worker died, in words."""
-    if code >= 0:
-        return "the worker was stopped from outside"
+_WORDS = {
+    FailureClass.HOST_OOM: "the memory was not enough, and the worker was ended for it",
+    FailureClass.CUDA_OOM: "the memory of the GPU was not enough",
+    FailureClass.NODE_FAIL: "the machine it ran on failed",
+    FailureClass.TIMEOUT: "the time limit of its allocation was over",
+    FailureClass.PREEMPTED: "it had to make room for others",
+    FailureClass.DEPENDENCY: "a step it needs failed",
+    FailureClass.KILLED: "the worker and its batch script were killed",
+}
+
+
+def fingerprint_of(evidence: Evidence) -> str:
+    """Equal for the same bug twice; empty when the step itself reported no error."""
+    return str(evidence.error.get("fingerprint", ""))
+
+
+def cancelled_by(directory: Path) -> str:
+    """Who cancelled a step and how to bring it back, in words; empty when nobody did."""
+    said = cancellation(directory)
+    return f"{said}; to have it computed: vlmablate retry {directory.name}" if said else ""
+
+
+def same_failures(failures: Sequence[Failure]) -> list[str]:
+    """The failures as texts for people, every cause once with the steps that met it."""
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault((failure.fingerprint, failure.cause), []).append(failure)
+    texts = []
+    for group in groups.values():
+        names = [f"{failure.step.kind} {failure.label}" for failure in group]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        texts.append(f"failed: {shown}: {group[0].cause}\n  log: {group[0].log}")
+    return texts
+
+
+# Verdicts: what was made of an attempt, beside its record, because only the worker itself writes that one
+
+
+def _verdict(attempt: Attempt) -> Path:
+    return attempt.path.with_suffix(".verdict.json")
+
+
+def write_verdict(
+    attempt: Attempt, cls: FailureClass, cause: str, decision: Decision, node: str = ""
+) -> None:
+    """Note the class of an ended attempt and what follows: ``attempts/NNN.verdict.json``."""
+    record = {
+        "class": cls,
+        "cause": cause,
+        "action": decision.action,
+        "why": decision.why,
+        "execution": dict(decision.execution),
+        "node": node or str(attempt.record.get("node") or ""),
+        "at": now_text(),
+    }
+    write_json(_verdict(attempt), record)
+
+
+def read_verdict(attempt: Attempt) -> dict[str, Any] | None:
+    """{class, cause, action, why, execution, node, at} of an attempt; None when nobody judged it."""
     try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"the worker was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+        record: dict[str, Any] = read_json(_verdict(attempt))
+    except (OSError, ValueError):
+        return None
+    return record if record.get("class") in list(FailureClass) else None
 
 
-def _last_line(path: Path) -> str:
+def past_failure(cls: FailureClass, attempt: Attempt | None, node: str = "") -> PastFailure:
+    """A failure as the policy looks back at it."""
+    record = attempt.record if attempt is not None else {}
+    saved = record.get("checkpoint")
+    return PastFailure(cls, node or str(record.get("node") or ""), saved if isinstance(saved, int) else None)
+
+
+def past_failures(directory: Path) -> list[PastFailure]:
+    """The judged failures of a step that nobody has forgiven, oldest first.
+
+    Args:
+        directory: the step's folder.
+    """
+    found = []
+    for attempt in attempts(directory / ATTEMPTS):
+        verdict = read_verdict(attempt)
+        if verdict is not None and attempt.number > forgiven(directory):
+            found.append(
+                past_failure(FailureClass(verdict["class"]), attempt, str(verdict.get("node") or ""))
+            )
+    return found
+
+
+def _tail(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
-    return lines[-1] if lines else ""

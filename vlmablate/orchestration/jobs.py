@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vlmablate.design.spec import RunSpec, StepSpec
@@ -54,15 +56,20 @@ def group(missing: Sequence[StepSpec], runs: Sequence[RunSpec]) -> list[Job]:
         chains[step.id] = chain
     order = {step.id: position for position, step in enumerate(missing)}
     ordered = sorted(chains.values(), key=lambda chain: order[chain[0].id])
-    return [Job(f"{chain[-1].kind}-{chain[-1].id}", _label(chain, runs), tuple(chain)) for chain in ordered]
+    users: dict[str, list[RunSpec]] = {}
+    for run in runs:
+        for step_id in {step.id for step in run.steps.values()}:
+            users.setdefault(step_id, []).append(run)
+    return [
+        Job(f"{chain[-1].kind}-{chain[-1].id}", _label(chain[-1], users.get(chain[-1].id, [])), tuple(chain))
+        for chain in ordered
+    ]
 
 
-def _label(chain: Sequence[StepSpec], runs: Sequence[RunSpec]) -> str:
-    last = chain[-1]
-    users = [run.label for run in runs if any(step.id == last.id for step in run.steps.values())]
+def _label(last: StepSpec, users: Sequence[RunSpec]) -> str:
     if last.kind in CHAINED and users:
         more = f" (+{len(users) - 1})" if len(users) > 1 else ""
-        return users[0] + more
+        return users[0].label + more
     return last.slug
 
 
@@ -74,20 +81,26 @@ def manifest(
     kinds: Mapping[str, str],
     execution: Mapping[str, Any],
     parent: int | None,
+    directories: Mapping[str, Path] = MappingProxyType({}),
+    no_progress_after: int = 0,
     ttl_s: float = TTL_S,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> dict[str, Any]:
     """Everything a worker needs, as plain JSON values: frozen specs, directories, placement, the kinds'
     functions.
+
+    Args:
+        directories: step id -> its folder, for steps that need not be there yet; the others are looked up in the store.
+        no_progress_after: so many allocations of one job in a row may end without a new checkpoint; 0: any number.
     """
-    dep_kind = {step.id: store.directory(step) for step in job.steps}
+    own = {step.id: directories.get(step.id) or store.directory(step) for step in job.steps}
     steps = []
     for step in job.steps:
         deps = {}
         for role, dep_id in step.deps.items():
-            directory = dep_kind.get(dep_id) or find_dependency(store, dep_id)
+            directory = own.get(dep_id) or directories.get(dep_id) or find_dependency(store, dep_id)
             deps[role] = {"id": dep_id, "dir": str(directory)}
-        steps.append({"spec": step.to_dict(), "dir": str(store.directory(step)), "deps": deps})
+        steps.append({"spec": step.to_dict(), "dir": str(own[step.id]), "deps": deps})
     return {
         "job": job.name,
         "home": str(store.home),
@@ -95,6 +108,7 @@ def manifest(
         "kinds": dict(kinds),
         "execution": dict(execution),
         "parent": parent,
+        "no_progress_after": no_progress_after,
         "lease": {"ttl_s": ttl_s, "heartbeat_s": heartbeat_s},
         "steps": steps,
     }
@@ -110,28 +124,42 @@ def find_dependency(store: Store, step_id: str) -> Path:
     raise FileNotFoundError(f"no step with the id {step_id} under {root}")
 
 
-def makespan(jobs: Sequence[Job], slots: int, seconds: Callable[[StepSpec], float]) -> float:
-    """Expected wall time of ``jobs`` on ``slots`` workers, by simulating the order in which they
-    would start.
+def makespan(
+    jobs: Sequence[Job],
+    slots: int,
+    seconds: Callable[[StepSpec], float],
+    width: Callable[[Job], int] = lambda job: 1,
+) -> float:
+    """Expected wall time of ``jobs``, by simulating the order in which they would start.
+
+    Args:
+        jobs: in the order in which those that are ready start.
+        slots: processes at once.
+        seconds: expected seconds of a step.
+        width: processes of a job; one that takes more than there are slots runs alone.
     """
-    finished: dict[str, float] = {}
-    free = [0.0] * max(1, slots)
-    inside = {step.id for job in jobs for step in job.steps}
-    pending = list(jobs)
-    while pending:
-        slot = min(range(len(free)), key=free.__getitem__)
-        ready = {
-            index: max((finished[dep] for dep in job.requires & inside), default=0.0)
-            for index, job in enumerate(pending)
-            if all(dep in finished for dep in job.requires & inside)
-        }
-        # The first job in order that could start now; when none could, the one that becomes ready first.
-        now = [index for index, at in ready.items() if at <= free[slot]]
-        chosen = min(now) if now else min(ready, key=lambda index: (ready[index], index))
-        job = pending.pop(chosen)
-        clock = max(free[slot], ready[chosen])
-        for step in job.steps:
-            clock += seconds(step)
-            finished[step.id] = clock
-        free[slot] = clock
-    return max(free)
+    maker = {step.id: index for index, job in enumerate(jobs) for step in job.steps}
+    waits_for = [{dep for dep in job.requires if dep in maker} for job in jobs]
+    waiting: dict[str, list[int]] = {}
+    for index, deps in enumerate(waits_for):
+        for dep in deps:
+            waiting.setdefault(dep, []).append(index)
+    ready = [index for index, deps in enumerate(waits_for) if not deps]
+    running: list[tuple[float, int, int]] = []  # (end of a step, job, which of its steps)
+    clock, free = 0.0, max(1, slots)
+    while ready or running:
+        while ready and (need := min(width(jobs[ready[0]]), max(1, slots))) <= free:
+            index = heappop(ready)
+            free -= need
+            heappush(running, (clock + seconds(jobs[index].steps[0]), index, 0))
+        clock, index, position = heappop(running)
+        steps = jobs[index].steps
+        for other in waiting.get(steps[position].id, []):
+            waits_for[other].discard(steps[position].id)
+            if not waits_for[other]:
+                heappush(ready, other)
+        if position + 1 < len(steps):
+            heappush(running, (clock + seconds(steps[position + 1]), index, position + 1))
+        else:
+            free += min(width(jobs[index]), max(1, slots))
+    return clock

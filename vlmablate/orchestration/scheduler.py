@@ -5,25 +5,50 @@ ended.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vlmablate.design.spec import StepSpec
 from vlmablate.errors import DiskFull
 from vlmablate.files import write_json
-from vlmablate.orchestration.failures import Failure, Outcome, cause_of, death
+from vlmablate.orchestration.evidence import FailureClass, classify
+from vlmablate.orchestration.failures import (
+    Failure,
+    Outcome,
+    cancelled_by,
+    cause_of,
+    evidence_of,
+    fingerprint_of,
+    past_failure,
+    write_verdict,
+)
 from vlmablate.orchestration.jobs import Job
 from vlmablate.orchestration.local import Executor
 from vlmablate.orchestration.plan import Plan, Status
+from vlmablate.orchestration.policy import (
+    Action,
+    PastFailure,
+    Policy,
+    changed,
+    crash_loop,
+    decide,
+    in_effect,
+)
 from vlmablate.orchestration.progress import Display, Running, Snapshot, read_progress
 from vlmablate.orchestration.store import LOG, State, Store
 from vlmablate.orchestration.worker import Exit
 
-POLL_S = 0.1
 LOOK_S = 0.5
+_SOON_S = 0.1
+
+
+class MakeManifest(Protocol):
+    """Makes the manifest of a job; ``changes`` are dotted keys of ``execution`` that a failure changed for it."""
+
+    def __call__(self, job: Job, changes: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
 class _Ready(Enum):
@@ -31,6 +56,7 @@ class _Ready(Enum):
     WAIT = auto()
     DONE = auto()
     DEP_FAILED = auto()
+    CANCELLED = auto()
     GONE = auto()
 
 
@@ -45,9 +71,8 @@ class Scheduler:
             output.
         make_manifest: the content of a job's manifest.
         display: shows progress and messages.
-        policy: ``retry_killed`` (how often a worker that was killed is tried again) and ``stop_after_equal``
-            (stop submitting after this many failures with the same cause; 0 never stops).
-        pause: waits a little between two looks.
+        policy: what to do about failures.
+        execution: placement of the jobs, which a failure may change for the next attempt.
     """
 
     def __init__(
@@ -56,10 +81,10 @@ class Scheduler:
         store: Store,
         executor: Executor,
         jobs: Path,
-        make_manifest: Callable[[Job], dict[str, Any]],
+        make_manifest: MakeManifest,
         display: Display,
-        policy: Mapping[str, Any],
-        pause: Callable[[float], None] = time.sleep,
+        policy: Policy,
+        execution: Mapping[str, Any],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
@@ -69,16 +94,18 @@ class Scheduler:
         self._make_manifest = make_manifest
         self._display = display
         self._policy = policy
-        self._pause = pause
+        self._execution = execution
         self._clock = clock
         self._begun = clock()
+        self._specs = {planned.spec.id: planned.spec for planned in plan.steps}
         self._pending: list[Job] = list(plan.jobs)
         self._running: dict[str, tuple[Job, float]] = {}
         self._done = {planned.spec.id for planned in plan.steps if planned.status is Status.DONE}
         self._counted = set(self._done)
         self._failed: set[str] = set()
-        self._kills: Counter[str] = Counter()
-        self._causes: Counter[str] = Counter()
+        self._before: dict[str, int] = {}
+        self._past: dict[str, list[PastFailure]] = {}
+        self._changes: dict[str, dict[str, Any]] = {}
         self._waiting: dict[str, str] = {}
         self._looked = float("-inf")
         self._shown = float("-inf")
@@ -92,13 +119,15 @@ class Scheduler:
         try:
             while self._pending or self._running:
                 self._start_ready()
+                self._show(LOOK_S)
+                if self._pending or self._running:
+                    self._executor.wait(LOOK_S)
                 for name, code in self._executor.poll():
                     job, _ = self._running.pop(name)
                     self._ended(job, code)
-                    self._looked = self._shown = float("-inf")
-                self._show()
-                if self._pending or self._running:
-                    self._pause(POLL_S)
+                    self._looked = float("-inf")
+                    self._show(_SOON_S)
+            self._show(0.0)
         except KeyboardInterrupt:
             self.outcome.interrupted = True
         finally:
@@ -113,29 +142,41 @@ class Scheduler:
             self.outcome.not_started += self._pending
             self._pending.clear()
             return
-        if len(self._running) >= self._executor.slots or self._clock() - self._looked < LOOK_S:
+        if self._executor.full or self._clock() - self._looked < LOOK_S:
             return
         self._looked = self._clock()
         self._waiting.clear()
+        coming = {step.id for job in self._pending for step in job.steps}
+        coming |= {step.id for job, _ in self._running.values() for step in job.steps}
+        missing: set[str] = set()
         for job in list(self._pending):
-            if len(self._running) >= self._executor.slots:
+            if self._executor.full:
                 break
-            ready = self._readiness(job)
+            ready = self._readiness(job, coming, missing)
             if ready is _Ready.WAIT:
                 continue
+            if ready is _Ready.START and not self._executor.room(job):
+                if not self._running:
+                    self._waiting["room"] = f"{job.steps[0].kind} {job.label}: others hold the GPUs"
+                break  # in order: a job that takes much is not overtaken for ever by those that take little
             self._pending.remove(job)
             if ready is _Ready.START:
                 self._start(job)
             elif ready is _Ready.DEP_FAILED:
                 self.outcome.dep_failed.append(job)
                 self._failed |= {step.id for step in job.steps}
+            elif ready is _Ready.CANCELLED:
+                self._judge(job, [step for step in job.steps if not self._is_done(step)], None)
             elif ready is _Ready.GONE:
                 self.outcome.replan = True
 
     def _start(self, job: Job) -> None:
         path = self._jobs / f"{job.name}.json"
+        for step in job.steps:
+            attempt = self._store.attempt(step)
+            self._before[step.id] = attempt.number if attempt is not None else 0
         try:
-            write_json(path, self._make_manifest(job))
+            write_json(path, self._make_manifest(job, self._changes.get(job.name, {})))
         except FileNotFoundError:
             self.outcome.replan = True  # a dependency vanished since it was looked at
             return
@@ -145,30 +186,35 @@ class Scheduler:
             self.outcome.not_started.append(job)
             return
         self._running[job.name] = (job, self._clock())
-        self._executor.start(job.name, path)
+        self._executor.start(job, path)
 
-    def _readiness(self, job: Job) -> _Ready:
+    def _readiness(self, job: Job, coming: set[str], missing: set[str]) -> _Ready:
+        """Whether a job can start.
+
+        Args:
+            coming: steps that jobs of this round will make.
+            missing: steps that were found unfinished during this look; many jobs may wait for one of them.
+        """
+        if job.requires & self._failed:
+            return _Ready.DEP_FAILED
+        if job.requires & missing & coming:
+            return _Ready.WAIT
         left = [step for step in job.steps if not self._is_done(step)]
         if not left:
             return _Ready.DONE
-        if job.requires & self._failed:
-            return _Ready.DEP_FAILED
-        coming = {s.id for other in self._pending for s in other.steps}
-        coming |= {s.id for other, _ in self._running.values() for s in other.steps}
-        for step in self._plan_steps(job.requires):
-            if self._is_done(step):
-                continue
-            # Neither finished nor on its way: it was damaged or deleted after the plan was made.
-            return _Ready.WAIT if step.id in coming else _Ready.GONE
+        for step_id in job.requires - self._done:
+            if not self._is_done(self._specs[step_id]):
+                missing.add(step_id)
+                # Neither finished nor on its way: it was damaged or deleted after the plan was made.
+                return _Ready.WAIT if step_id in coming else _Ready.GONE
         for step in left:
             attempt = self._store.attempt(step)
             if attempt is not None and attempt.alive():
                 self._waiting[step.id] = f"{step.kind} {job.label}: computed by {attempt.describe()}"
                 return _Ready.WAIT
+            if cancelled_by(self._store.directory(step)):
+                return _Ready.CANCELLED
         return _Ready.START
-
-    def _plan_steps(self, ids: frozenset[str]) -> list[StepSpec]:
-        return [planned.spec for planned in self._plan.steps if planned.spec.id in ids]
 
     def _is_done(self, step: StepSpec) -> bool:
         if step.id not in self._done and self._store.inspect(step).state is State.DONE:
@@ -194,33 +240,59 @@ class Scheduler:
             self._done.clear()  # what was finished may just have been moved aside; look again
             self._done.update(p.spec.id for p in self._plan.steps if self._is_done(p.spec))
             self._display.message(f"{job.label}: a dependency is damaged and will be computed again")
-        elif code == Exit.DISK_FULL:
-            self._halted = True
-            self.outcome.disk_full = self._cause(left[0], job, code)[0]
-            self.outcome.not_started.append(job)
-        elif (code < 0 or code == Exit.STOPPED) and self._kills[job.name] < self._policy.get(
-            "retry_killed", 0
-        ):
-            self._kills[job.name] += 1
-            self._display.message(f"{left[0].kind} {job.label}: {death(code)}; trying once more")
-            self._pending.insert(0, job)
         else:
-            self._fail(job, left, code)
+            self._judge(job, left, code)
 
-    def _fail(self, job: Job, left: list[StepSpec], code: int) -> None:
-        cause, fingerprint = self._cause(left[0], job, code)
-        failure = Failure(left[0], job.label, cause, self._log(left[0], job), fingerprint)
+    def _judge(self, job: Job, left: list[StepSpec], code: int | None) -> None:
+        """Decide about a job that left steps undone, or that was cancelled before it started (``code`` None)."""
+        step = left[0]
+        attempt = self._store.attempt(step)
+        if attempt is not None and attempt.number <= self._before.get(step.id, attempt.number):
+            attempt = None  # of an earlier start; it says nothing about this one
+        cancelled = next(filter(None, (cancelled_by(self._store.directory(s)) for s in left)), "")
+        evidence = evidence_of(attempt, code, self._job_log(job), cancelled)
+        cls = classify(evidence)
+        past = self._past.setdefault(step.id, [])
+        past.append(past_failure(cls, attempt))
+        placement = changed(self._execution, self._changes.get(job.name, {}))
+        decision = decide(cls, past, self._policy, in_effect(step.config, placement))
+        cause = cause_of(cls, evidence)
+        if attempt is not None and code is not None:
+            with suppress(DiskFull):  # the decision stands without its record
+                write_verdict(attempt, cls, cause, decision)
+        if decision.again:
+            self._changes[job.name] = {**self._changes.get(job.name, {}), **decision.execution}
+            self._display.message(f"{step.kind} {job.label}: {cause}; {decision.why}")
+            self._pending.insert(0, job)
+            return
+        if cls is FailureClass.DISK_FULL and decision.action is Action.STOP_SWEEP:
+            self._halted = True
+            self.outcome.disk_full = cause
+            self.outcome.not_started.append(job)
+            return
+        words = f"{cause} ({decision.why})" if decision.why else cause
+        log = self._log(step, job) if attempt is not None else self._job_log(job)
+        self._fail(Failure(step, job.label, words, log, fingerprint_of(evidence)), left)
+        if decision.action is Action.STOP_SWEEP:
+            self._halt(f"a failure of the kind {cls} stops the sweep; nothing more is started")
+
+    def _fail(self, failure: Failure, left: list[StepSpec]) -> None:
         self.outcome.failures.append(failure)
         self._failed |= {step.id for step in left}
-        self._display.message(f"FAILED {left[0].kind} {job.label}: {cause}\n  log: {failure.log}")
-        self._causes[fingerprint] += 1
-        limit = int(self._policy.get("stop_after_equal", 0))
-        if fingerprint and limit and self._causes[fingerprint] >= limit and not self._halted:
-            self._halted = True
-            self._display.message(f"{limit} steps failed in the same way; no more are started")
+        self._display.message(
+            f"FAILED {failure.step.kind} {failure.label}: {failure.cause}\n  log: {failure.log}"
+        )
+        looping = crash_loop((f.fingerprint for f in self.outcome.failures), self._policy)
+        if looping is not None:
+            same = [f for f in self.outcome.failures if f.fingerprint == looping]
+            self._halt(
+                f"{len(same)} steps failed in the same way; no more are started. The cause: {same[0].cause}"
+            )
 
-    def _cause(self, step: StepSpec, job: Job, code: int) -> tuple[str, str]:
-        return cause_of(self._store.attempt(step), code, self._job_log(job))
+    def _halt(self, why: str) -> None:
+        if not self._halted:
+            self._halted = True
+            self._display.message(why)
 
     def _log(self, step: StepSpec, job: Job) -> Path:
         log = self._store.directory(step) / LOG
@@ -231,15 +303,15 @@ class Scheduler:
 
     # Showing
 
-    def _show(self) -> None:
-        if self._clock() - self._shown >= LOOK_S:
+    def _show(self, interval_s: float) -> None:
+        if self._clock() - self._shown >= interval_s:
             self._shown = self._clock()
             self._display.update(self.snapshot())
 
     def snapshot(self) -> Snapshot:
         """The state of the round now, with an estimate of the time left."""
         running, remaining = [], []
-        for job, begun in self._running.values():
+        for job, begun in list(self._running.values()):
             current = next((step for step in job.steps if not self._is_done(step)), None)
             if current is None:
                 continue
@@ -256,8 +328,7 @@ class Scheduler:
             running.append(
                 Running(job.label, current.kind, done, total, dict(said.get("metrics") or {}), age)
             )
-        ahead = sum(self._plan.estimator.seconds(s) for job in self._pending for s in job.steps)
-        eta = max([*remaining, (sum(remaining) + ahead) / self._executor.slots])
+        eta = max([*remaining, (sum(remaining) + self._ahead()) / self._executor.slots])
         return Snapshot(
             runs=len(self._plan.runs),
             runs_done=sum(run.run_id in self._done for run in self._plan.runs),
@@ -270,3 +341,15 @@ class Scheduler:
             eta_s=eta,
             elapsed_s=self._clock() - self._begun,
         )
+
+    def _ahead(self) -> float:
+        """Expected seconds of the jobs that have not started; alike steps are looked up once."""
+        known: dict[tuple[str, str], float] = {}
+        total = 0.0
+        for job in self._pending:
+            for step in job.steps:
+                alike = (step.kind, repr(step.hints))
+                if alike not in known:
+                    known[alike] = self._plan.estimator.seconds(step)
+                total += known[alike]
+        return total
