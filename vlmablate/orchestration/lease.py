@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vlmablate.errors import DiskFull
 from vlmablate.files import TEMPORARY_PREFIX, create_exclusive, encode_json, read_json, write_json
 from vlmablate.orchestration.processes import Owner
 
@@ -91,6 +92,20 @@ def _highest(directory: Path) -> int:
         return 0
     numbers = [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()]
     return max(numbers, default=0)
+
+
+def attempts(directory: Path) -> list[Attempt]:
+    """All attempts of a directory that can be read, oldest first."""
+    found = []
+    for number in range(1, _highest(directory) + 1):
+        try:
+            record = read_json(_path(directory, number))
+        except (OSError, ValueError):
+            continue
+        owner = Owner.from_dict(record["owner"]) if record.get("owner") else None
+        state = str(record.get("state", RUNNING))
+        found.append(Attempt(number, _path(directory, number), state, owner, record))
+    return found
 
 
 def latest(directory: Path) -> Attempt | None:
@@ -178,6 +193,12 @@ class Lease:
         if self.lost:
             raise LeaseLostError(f"attempt {self.number} in {self.directory} was overtaken by a later one")
 
+    def note(self, **fields: Any) -> None:
+        """Add fields to the record while the lease is held. A disk that cannot take them loses nothing else."""
+        self._record.update(fields)
+        with suppress(DiskFull):
+            write_json(self.path, self._record)
+
     def finish(self, state: str, **fields: Any) -> None:
         """End the lease: stop the heartbeat first, then write the final record (``state`` and ``fields``)."""
         self._ended.set()
@@ -201,6 +222,7 @@ def claim(
     heartbeat_s: float = HEARTBEAT_S,
     watch: Callable[[], None] | None = None,
     owner: Owner | None = None,
+    supersedes: Callable[[Attempt], bool] = lambda attempt: False,
     **fields: Any,
 ) -> Lease:
     """Become the holder of ``directory``.
@@ -211,6 +233,8 @@ def claim(
         heartbeat_s: seconds between heartbeats.
         watch: called after every heartbeat, in the heartbeat's thread.
         owner: another owner than this process (tests).
+        supersedes: other evidence that the current holder is dead, for example that the same Slurm job was started
+            again.
         fields: written into the record beside number, state, owner and start.
 
     Raises:
@@ -218,7 +242,7 @@ def claim(
         DiskFull: when the record cannot be written.
     """
     holder = latest(directory)
-    if holder is not None and holder.alive(ttl_s):
+    if holder is not None and holder.alive(ttl_s) and not supersedes(holder):
         raise LeaseBusyError(directory, holder)
     number = (holder.number if holder else 0) + 1
     record = {

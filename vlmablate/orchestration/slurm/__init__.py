@@ -1,0 +1,3 @@
+"""Slurm as an engine of sweeps: arrays out of jobs, crash-safe submission, and states that are believed only on
+evidence.
+"""
