@@ -1,0 +1,1 @@
+"""Finished runs told to an experiment tracker, once each, from the files in the results folder."""
