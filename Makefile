@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # What to sweep:  make sweep SWEEP="axis=stages seeds=5"
 SWEEP ?= axis=image_resize
+# Which small clusters:  make slurm-up PROFILE=bare
+PROFILE ?= accounting bare
+# Which tests on them:  make slurm-test TESTS="tests/slurm -k preemption"
+TESTS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow lint format bench wheel clean
+.PHONY: help install sweep test test-slow slurm-up slurm-down slurm-test faults bench-slurm lint format bench wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,10 +30,22 @@ sweep: $(INSTALLED) ## fetch pretrained parts and pictures, train, evaluate, tes
 	@$(BIN)/python -m vlmablate.sweep $(SWEEP)
 
 test: $(INSTALLED) lint ## lint and the fast tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow and not slurm"
 
 test-slow: $(INSTALLED) ## whole sweeps, killed and resumed
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m "slow and not slurm"
+
+slurm-up: ## a real Slurm on this machine, with and without accounting  (Debian, root; PROFILE=…)
+	@slurm/mini/up.sh $(PROFILE)
+
+slurm-down: ## stop it and remove its files
+	@slurm/mini/down.sh $(PROFILE)
+
+slurm-test: $(INSTALLED) ## sweeps on a real Slurm, on clusters brought up for them  (TESTS="…")
+	@slurm/mini/test.sh $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)
+
+faults: $(INSTALLED) ## sweeps on a real Slurm, disturbed in every way that loses work elsewhere
+	@slurm/mini/test.sh $(BIN)/python -m pytest -m slurm tests/faults
 
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -42,14 +58,21 @@ format: $(INSTALLED) ## rewrite the sources in the project's format
 
 bench: $(INSTALLED) ## speed, as ratios measured in this run
 	@$(BIN)/python tests/perf/bench.py
+	@$(BIN)/python tests/perf/bench_plan.py
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/perf/bench_stats.py
+	@$(BIN)/python tests/perf/bench_local.py
+	@$(BIN)/python tests/perf/bench_status.py
+
+bench-slurm: $(INSTALLED) ## speed on Slurm, against a raw array of the same cluster
+	@slurm/mini/test.sh $(BIN)/python tests/perf/bench_slurm.py
 
 wheel: $(INSTALLED) ## build a wheel and try it outside the checkout
 	@rm -rf dist build/wheel-try
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(BIN)/python -m pip install --quiet --no-deps --target build/wheel-try dist/*.whl
 	@cd / && PYTHONPATH=$(CURDIR)/build/wheel-try VLMABLATE_HOME=$(CURDIR)/build/wheel-home \
-		$(CURDIR)/$(BIN)/python -m vlmablate.sweep axis=stages scale=smoke mode=plan
+		$(CURDIR)/$(BIN)/python -m vlmablate.sweep axis=stages scale=smoke mode=plan; \
+		test $$? -eq 10 # a plan with work to do
 	@ls -1 dist/*.whl
 
 clean: ## remove the environment, caches and builds (results in outputs/ stay)

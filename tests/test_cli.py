@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from vlmablate import cli, sweep
 from vlmablate.design.catalogue import axis_names
+from vlmablate.design.declarations import declaration_names
 from vlmablate.errors import UserError
 
 
@@ -24,6 +27,23 @@ def test_every_verb_has_help(verb: str, capsys):
     assert "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", cli.LIVED_WITH)
+def test_the_help_of_a_verb_shows_examples_that_are_read(verb: str, capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("VLMABLATE_HOME", str(tmp_path))
+    cli.main([verb, "--help"])
+    text = capsys.readouterr().out
+    # What follows two blanks explains the example.
+    examples = re.findall(
+        rf"^  (vlmablate {verb}.*?)(?:  .*)?$", text.partition("examples:")[2], re.MULTILINE
+    )
+    assert len(examples) >= 2
+    for example in examples:
+        cli.main(shlex.split(example.partition(" |")[0])[1:])
+        said = capsys.readouterr().err
+        understood = ("error: nothing is called", "error: unknown study", "is no results folder")
+        assert not said or any(words in said for words in understood), said
+
+
 def test_sweep_help_lists_every_axis_with_its_question(capsys):
     assert sweep.main(["--help"]) == 0
     text = capsys.readouterr().out
@@ -34,7 +54,11 @@ def test_sweep_help_lists_every_axis_with_its_question(capsys):
 def test_mistakes_are_one_message_and_exit_code_2(capsys, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("VLMABLATE_HOME", str(tmp_path / "home"))
     mistakes = ("sweeep", "sweep", "sweep axis=nope", "status nope", "report", "report nope", "fetch x")
-    for arguments in map(str.split, mistakes):
+    lived_with = (
+        "why", "why nope", "why a b", "tail", "tail nope", "tail nope -n many", "cancel", "cancel nope", "retry nope",
+        "status --jsn", "status --json --watch", "gc nope", "reproduce nope", "cancel x --why",
+    )  # fmt: skip
+    for arguments in map(str.split, (*mistakes, *lived_with)):
         assert cli.main(arguments) == 2
         caught = capsys.readouterr()
         assert caught.err.startswith("error: ")
@@ -69,6 +93,7 @@ def test_arguments():
         ["axis=fusion", "axis=epochs"],
         ["axis=fusion", "study=../x"],
         ["axis=fusion", "verbose"],
+        ["axis=fusion", "detach=perhaps"],
     ],
 )
 def test_bad_arguments_are_refused(arguments: list[str]):
@@ -86,12 +111,46 @@ def test_the_command_asks_for_the_same_thing():
     assert sweep.parse(again[3:]) == parsed
 
 
+def test_a_study_alone_is_one_that_is_declared():
+    parsed = sweep.parse(["study=prismatic", "seeds=5"])
+    assert (parsed.axis, parsed.study, parsed.seeds, parsed.scale) == ("", "prismatic", (0, 1, 2, 3, 4), None)
+    made = sweep.asked(parsed)
+    assert made.command == parsed.command() == "python -m vlmablate.sweep study=prismatic seeds=5"
+    assert {request.axis for request in made.requests} == set(axis_names())
+    for request in made.requests:
+        assert request.name == f"prismatic-{request.axis}"
+        alone = sweep.parse(shlex.split(request.command)[3:])
+        assert sweep.asked(alone).requests == (request,)
+
+
+def test_a_declared_study_of_another_scale_or_with_overrides_has_a_name_of_its_own():
+    def name(*words: str) -> str:
+        return sweep.asked(sweep.parse(["study=quickstart", *words])).name
+
+    assert name() == name("scale=tiny") == name("analysis.margin=1") == "quickstart"
+    assert name("scale=smoke") == "quickstart-smoke"
+    assert name("data.seed=1").startswith("quickstart-")
+    assert name("data.seed=1") != name("data.seed=2")
+
+
+def test_with_an_axis_a_study_is_a_folder():
+    made = sweep.asked(sweep.parse(["axis=stages", "study=prismatic"]))
+    assert [request.name for request in made.requests] == ["prismatic"]
+
+
+def test_help_lists_the_declared_studies(capsys):
+    assert sweep.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"study={name}" in text for name in declaration_names())
+    assert "10: there is work" in text
+
+
 def test_status_of_nothing(capsys, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("VLMABLATE_HOME", str(tmp_path))
     assert cli.main(["status"]) == 0
     assert "no studies" in capsys.readouterr().out
     assert cli.main(["status", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "home": str(tmp_path), "studies": []}
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path):

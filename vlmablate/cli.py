@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from vlmablate.errors import EXIT_USER_ERROR, UserError, unknown_name
 
-VERBS = ("analyze", "calibrate", "fetch", "replay", "report", "status", "sweep")
+LIVED_WITH = ("cancel", "gc", "reproduce", "retry", "status", "tail", "why")
+"""Verbs of :mod:`vlmablate.verbs`."""
+VERBS = tuple(sorted((*LIVED_WITH, "analyze", "calibrate", "fetch", "replay", "report", "sweep")))
 
 HELP = """\
 vlmablate: does a design choice of a vision-language model matter, by how much, how sure are we,
@@ -17,7 +20,13 @@ usage: vlmablate VERB [...]
 
   sweep axis=NAME ...      train every choice of one design question, compare, report
                            (the same as python -m vlmablate.sweep)
-  status [STUDY] [--json]  what is done, running and failed; needs no running sweep
+  status [STUDY] [--watch] what is done, running, queued and failed; needs no running sweep
+  why RUN                  why each of its steps was, or would be, computed or reused
+  tail RUN [-f]            the log of the step at work
+  cancel STUDY|RUN ...     stop it, and keep it from being started again
+  retry STUDY|RUN ...      take a cancellation or a failure back
+  reproduce RUN            the way to its numbers again: commit, changes, packages, parts, command, digests
+  gc [--yes]               what can be deleted, with sizes
   report STUDY             write the report of a study again, also of an unfinished one
   analyze results=FILE baseline=ARM ...
                            the same tests and page for any table of example scores, no sweep needed
@@ -69,8 +78,15 @@ def _run(arguments: list[str]) -> int:
         from vlmablate.sweep import run
 
         return run(rest)
-    if verb == "status":
-        return _status(rest)
+    if verb in LIVED_WITH:
+        from vlmablate import verbs
+
+        run_verb: Callable[[list[str]], int] = getattr(verbs, verb)
+        try:
+            return run_verb(rest)
+        except verbs.Help as asked:
+            print(asked)
+            return 0
     if verb == "report":
         return _report(rest)
     if verb == "fetch":
@@ -97,31 +113,11 @@ def _wants_help(arguments: list[str], text: str) -> bool:
     return False
 
 
-STATUS_HELP = """\
-usage: vlmablate status [STUDY] [--json]
-
-Studies under $VLMABLATE_HOME (default ./outputs): runs and steps done, steps at work with their progress,
-failures with cause and log, and the command that goes on."""
-
 REPORT_HELP = """\
 usage: vlmablate report STUDY
 
 Writes results.parquet, significance.csv, report.ipynb and report.html of a study from what is there.
 Names of studies: vlmablate status"""
-
-
-def _status(arguments: list[str]) -> int:
-    if _wants_help(arguments, STATUS_HELP):
-        return 0
-    from vlmablate.orchestration.status import read_status, render, to_json
-    from vlmablate.paths import home
-
-    names = [word for word in arguments if word != "--json"]
-    if len(names) > 1 or any(name.startswith("-") for name in names):
-        raise UserError(STATUS_HELP)
-    statuses = read_status(home(), names[0] if names else "")
-    print(to_json(statuses) if "--json" in arguments else render(statuses, home()))
-    return 0
 
 
 def _report(arguments: list[str]) -> int:

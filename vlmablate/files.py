@@ -8,10 +8,8 @@ half a file under a final name. Temporary names start with ``.tmp-`` and can be 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +22,8 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def _full(path: Path, error: BaseException) -> DiskFull:
+    import shutil  # here, because `vlmablate status` has no use for it
+
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -156,5 +156,7 @@ def read_json(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content, read in blocks (constant memory)."""
+    import hashlib
+
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

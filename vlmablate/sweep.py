@@ -1,4 +1,4 @@
-"""``python -m vlmablate.sweep axis=NAME``: one design question from plan to report.
+"""``python -m vlmablate.sweep axis=NAME``, or ``study=NAME``: design questions from plan to report.
 
 This module only reads the command line; the work is in :mod:`vlmablate.orchestration.controller`, which is
 imported once there is something to do, so that ``--help`` and mistakes are answered at once.
@@ -8,42 +8,61 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vlmablate.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from vlmablate.orchestration.study import Request, Sweep
 
 MODES = ("plan", "run")
 DEFAULT_SEEDS = "3"
 DEFAULT_SCALE = "tiny"
 DEFAULT_LAUNCHER = "local"
-_OWN = ("axis", "seeds", "scale", "mode", "launcher", "study")
+_OWN = ("axis", "seeds", "scale", "mode", "launcher", "study", "detach")
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The command line of a sweep, checked for form; names are checked against the catalogue later."""
+    """The command line of a sweep, checked for form; names are checked against the catalogue later.
+
+    ``axis`` is empty for a declared study; seeds and scale are None where its file is to say them.
+    """
 
     axis: str
-    seeds: tuple[int, ...]
-    scale: str
+    seeds: tuple[int, ...] | None
+    scale: str | None
     mode: str
     launcher: str
     study: str
     overrides: tuple[str, ...]
+    detach: bool = False
 
     def command(self) -> str:
         """The command that asks for the same thing, in a fixed form; fit for copying into a shell."""
-        import shlex
-
-        count = self.seeds == tuple(range(len(self.seeds)))
-        seeds = str(len(self.seeds)) if count else f"[{','.join(map(str, self.seeds))}]"
-        words = [f"axis={self.axis}", f"seeds={seeds}", f"scale={self.scale}"]
+        words = [f"axis={self.axis}"] if self.axis else [f"study={self.study}"]
+        if self.seeds is not None:
+            words.append(f"seeds={_seeds_text(self.seeds)}")
+        if self.scale is not None:
+            words.append(f"scale={self.scale}")
         if self.launcher != DEFAULT_LAUNCHER:
             words.append(f"launcher={self.launcher}")
-        if self.study:
+        if self.study and self.axis:
             words.append(f"study={self.study}")
-        return shlex.join(["python", "-m", "vlmablate.sweep", *words, *self.overrides])
+        return _command(words, self.overrides)
+
+
+def _command(words: Sequence[str], overrides: Sequence[str]) -> str:
+    import shlex
+
+    return shlex.join(["python", "-m", "vlmablate.sweep", *words, *overrides])
+
+
+def _seeds_text(seeds: tuple[int, ...]) -> str:
+    return str(len(seeds)) if seeds == tuple(range(len(seeds))) else f"[{','.join(map(str, seeds))}]"
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -81,49 +100,111 @@ def parse(argv: list[str]) -> Arguments:
             own[key] = value
         else:
             overrides.append(word)
-    if not own.get("axis"):
-        from vlmablate.design.catalogue import questions
-
-        listing = "\n".join(f"  axis={name:<24}{text}" for name, text in questions().items())
-        raise UserError(f"which design question? Name an axis:\n{listing}")
+    if not own.get("axis") and not own.get("study"):
+        raise UserError(
+            f"which design question? Name an axis:\n{_axes()}\nor a study of several:\n{_studies()}"
+        )
     mode = own.get("mode", "run")
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     study = own.get("study", "")
     if study and not _STUDY_NAME.fullmatch(study):
         raise UserError(f"study={study}: a study's name is one folder name (letters, digits, '.', '_', '-')")
+    if own.get("detach", "false") not in ("true", "false"):
+        raise UserError(f"detach must be true or false, not '{own['detach']}'")
+    axis = own.get("axis", "")
+    if axis:
+        own = {"seeds": DEFAULT_SEEDS, "scale": DEFAULT_SCALE, **own}
     return Arguments(
-        axis=own["axis"],
-        seeds=parse_seeds(own.get("seeds", DEFAULT_SEEDS)),
-        scale=own.get("scale", DEFAULT_SCALE),
+        axis=axis,
+        seeds=parse_seeds(own["seeds"]) if "seeds" in own else None,
+        scale=own.get("scale"),
         mode=mode,
         launcher=own.get("launcher", DEFAULT_LAUNCHER),
         study=study,
         overrides=tuple(overrides),
+        detach=own.get("detach") == "true",
+    )
+
+
+def _axes() -> str:
+    from vlmablate.design.catalogue import questions
+
+    return "\n".join(f"  axis={name:<24}{text}" for name, text in questions().items())
+
+
+def _studies() -> str:
+    from vlmablate.design.declarations import study_questions
+
+    return "\n".join(f"  study={name:<23}{text}" for name, text in study_questions().items())
+
+
+def asked(arguments: Arguments) -> Sweep:
+    """The studies that the command line asks for.
+
+    Raises:
+        UserError: for a study that is not declared (lists those that are).
+    """
+    from vlmablate.orchestration.study import Request, Sweep
+
+    if arguments.axis:
+        return Sweep.of(_request(arguments))
+    from vlmablate.design.declarations import load_declaration
+
+    declared = load_declaration(arguments.study)
+    seeds = arguments.seeds or parse_seeds(declared.seeds or DEFAULT_SEEDS)
+    scale = arguments.scale or declared.scale or DEFAULT_SCALE
+    # A study of another scale, or with more overrides than were declared, has a name of its own.
+    extra = Request(axis="", overrides=arguments.overrides).suffix
+    name = declared.name + (f"-{scale}" if scale != (declared.scale or DEFAULT_SCALE) else "") + extra
+    alone = replace(
+        arguments, seeds=seeds, scale=scale, overrides=(*declared.overrides, *arguments.overrides)
+    )
+    requests = [_request(replace(alone, axis=axis, study=f"{name}-{axis}")) for axis in declared.axes]
+    return Sweep(name, tuple(requests), arguments.command())
+
+
+def _request(arguments: Arguments) -> Request:
+    from vlmablate.orchestration.study import Request
+
+    assert arguments.seeds is not None
+    assert arguments.scale is not None
+    return Request(
+        axis=arguments.axis,
+        seeds=arguments.seeds,
+        scale=arguments.scale,
+        launcher=arguments.launcher,
+        study=arguments.study,
+        overrides=arguments.overrides,
+        command=arguments.command(),
     )
 
 
 def help_text() -> str:
-    """The help of the sweep command, with the questions of all axes."""
-    from vlmablate.design.catalogue import questions
-
-    listing = "\n".join(f"  axis={name:<24}{text}" for name, text in questions().items())
+    """The help of the sweep command, with the questions of all axes and the declared studies."""
     return f"""\
-Answer one design question of a vision-language model: train every choice with several seeds, compare, report.
+Answer a design question of a vision-language model: train every choice with several seeds, compare, report.
 
 usage: python -m vlmablate.sweep axis=NAME [seeds=3] [scale=tiny] [mode=run] [launcher=local] [study=NAME]
                                  [group=option ...] [key.sub=value ...]
+       python -m vlmablate.sweep study=NAME [...]
 
 the questions:
-{listing}
+{_axes()}
+
+studies of several questions (sweeps/NAME.yaml), planned and computed together, reported one by one:
+{_studies()}
 
   seeds=3             independent trainings of every choice: 3 means the seeds 0, 1, 2; [0,4] lists them
   scale=tiny          model and data size: tiny (pretrained parts, real pictures), or smoke (seconds,
                       no downloads)
-  mode=plan           only show the steps (new, shared, done), the time they will take, and what sharing
-                      them saves
-  launcher=local      worker processes, as many as the cores allow; debug runs everything in this process
-  study=NAME          where the results go: outputs/studies/NAME (default: axis and scale)
+  mode=plan           only show the steps (new, failed, live, done, shared), hours and disk, what sharing saves, and
+                      the differences that the seeds could find; exit code 0: nothing to do, 10: there is work
+  launcher=local      worker processes, as many as the cores allow; debug runs everything in this process; slurm submits
+                      arrays (mode=plan prints their scripts)
+  detach=true         with launcher=slurm: submit and leave; the same command goes on from there
+  study=NAME          with axis=: where the results go, outputs/studies/NAME (default: axis and scale);
+                      without: the declared study, every axis in outputs/studies/NAME-AXIS
   analysis.margin=2   the smallest difference that matters, in points, and what else is declared before there are
                       scores (conf/analysis/); a later change computes nothing and is told in the report
   anything else       changes the configuration of every choice: a group (projector=linear) or a value
@@ -134,6 +215,7 @@ examples:
   python -m vlmablate.sweep axis=image_resize                       do it; Ctrl-C and the same command goes on
   python -m vlmablate.sweep axis=fusion seeds=5                     more seeds: only the new ones are trained
   python -m vlmablate.sweep axis=image_resize scale=smoke seeds=2   the whole way in seconds
+  python -m vlmablate.sweep study=quickstart mode=plan              two questions at once, and what that saves
 
 The same command on a finished study submits nothing. Watch from elsewhere with: vlmablate status
 Results go to $VLMABLATE_HOME (default ./outputs), downloads to $VLMABLATE_CACHE (default: the user's
@@ -148,19 +230,9 @@ def run(argv: list[str]) -> int:
         return 0
     arguments = parse(argv)
     from vlmablate.orchestration.controller import Controller
-    from vlmablate.orchestration.study import Request
 
-    request = Request(
-        axis=arguments.axis,
-        seeds=arguments.seeds,
-        scale=arguments.scale,
-        launcher=arguments.launcher,
-        study=arguments.study,
-        overrides=arguments.overrides,
-        command=arguments.command(),
-    )
-    controller = Controller(request)
-    return controller.plan() if arguments.mode == "plan" else controller.run()
+    controller = Controller(asked(arguments))
+    return controller.plan() if arguments.mode == "plan" else controller.run(arguments.detach)
 
 
 def main(argv: list[str] | None = None) -> int:

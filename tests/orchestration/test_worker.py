@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_a_job_runs_its_steps_in_order_and_records_them(jobs, store: Store):
     assert result is not None
     assert result.keys() == {
         "id", "kind", "payload", "files", "attempt", "started", "finished", "wall_s", "cpu_s", "peak_rss_mb",
-        "host", "versions", "execution",
+        "ranks", "host", "versions", "code", "lock", "gpus", "execution",
     }  # fmt: skip
     assert result["files"].keys() == {"value.json"}
     assert (result["attempt"], result["execution"]) == (1, {"threads": 1})
@@ -232,16 +233,85 @@ def test_progress_ignores_a_full_disk(tmp_path: Path, monkeypatch):
     context.progress(1, 2, loss=0.5)
 
 
-def test_a_step_that_ignores_the_request_is_interrupted_after_the_grace_period():
-    stop = StopFlag(grace_s=0.02)
-    saved = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
-    stop.install()
-    try:
+@pytest.fixture
+def answering() -> Iterator[Callable[..., StopFlag]]:
+    """Makes stop flags that answer the signals of this process, until the test ends."""
+    saved = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGALRM)}
+
+    def make(**grace: float) -> StopFlag:
+        stop = StopFlag(**grace)
+        stop.install()
+        return stop
+
+    yield make
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in saved.items():
+        signal.signal(number, handler)
+
+
+def test_a_step_that_ignores_the_request_is_interrupted_after_the_grace_period(answering):
+    stop = answering(grace_s=0.02)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.requested
+    with pytest.raises(StopNow), stop.interruptible():
+        signal.sigtimedwait([], 30.0)  # a step that waits for something else
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_step_is_not_interrupted_while_it_saves_but_after_it(answering):
+    stop = answering(grace_s=0.02)
+
+    def step() -> None:
+        with stop.uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)  # no grace period is running
+        signal.sigtimedwait([], 30.0)
+
+    with pytest.raises(StopNow), stop.interruptible():
+        step()
+
+
+def test_the_signal_says_whether_to_go_on_later(answering):
+    stop = answering(grace_s=10.0, requeue_grace_s=600.0)
+    with stop.interruptible():
+        signal.raise_signal(signal.SIGUSR2)
+        assert stop.reason == "requeue"
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 10.0
         signal.raise_signal(signal.SIGTERM)
-        assert stop.requested
-        with pytest.raises(StopNow), stop.interruptible():
-            signal.sigtimedwait([], 30.0)  # a step that waits for something else
-        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    finally:
-        for number, handler in saved.items():
-            signal.signal(number, handler)
+        assert stop.reason == "stop"
+        assert 0.0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 10.0
+        signal.raise_signal(signal.SIGUSR2)
+        assert stop.reason == "stop"
+
+
+def test_only_the_first_rank_tells_of_progress_and_checkpoints(tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    for rank in (1, 0):
+        context = StepContext(
+            execution={}, attempt=1, assets=tmp_path, out=tmp_path, rank=rank, world_size=2,
+            on_saved=lambda step, rank=rank: told.append((rank, step)),
+        )  # fmt: skip
+        context.progress(1, 1, loss=0.5)
+        context.saved(7)
+        assert (tmp_path / "progress.json").exists() == (rank == 0)
+    assert told == [(0, 7)]
+
+
+def test_checkpoints_go_with_the_commit_and_not_before(jobs, store: Store, monkeypatch, tmp_path: Path):
+    job, made = jobs(0)
+
+    def saving(config: dict, deps: dict, out: Path, context: StepContext) -> dict:
+        (out / "checkpoint-5").mkdir(exist_ok=True)
+        context.saved(5)
+        if not (tmp_path / "twice").exists():
+            (tmp_path / "twice").touch()
+            raise RuntimeError("after the checkpoint")
+        return {}
+
+    monkeypatch.setattr(fakes, "scenes", saving)
+    assert work(made) is Exit.FAILED
+    directory = store.directory(job.steps[0])
+    assert (directory / "checkpoint-5").exists()
+    assert read_json(directory / ATTEMPTS / "001.json")["checkpoint"] == 5
+    assert work(made) is Exit.DONE
+    assert not list(directory.glob("checkpoint*"))

@@ -1,162 +1,184 @@
-"""The controller of a study: plan, run what is missing, have the report written."""
+"""The controller of a sweep: plan, run what is missing, have the reports written."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vlmablate.design.compose import composer
-from vlmablate.design.spec import RunSpec
-from vlmablate.errors import DiskFull, unknown_name
+from vlmablate.errors import DiskFull, UserError, unknown_name
 from vlmablate.files import read_json, write_json
-from vlmablate.orchestration import provenance
+from vlmablate.orchestration import drift, provenance
+from vlmablate.orchestration.compositions import Compositions
 from vlmablate.orchestration.debug import DebugExecutor
-from vlmablate.orchestration.estimates import Estimator
-from vlmablate.orchestration.failures import Outcome
+from vlmablate.orchestration.devices import devices_for
+from vlmablate.orchestration.failures import Outcome, same_failures
 from vlmablate.orchestration.jobs import Job, manifest
 from vlmablate.orchestration.lease import Lease, LeaseBusyError, claim
-from vlmablate.orchestration.local import Executor, LocalExecutor, count_slots, gpu_list
+from vlmablate.orchestration.local import Executor, LocalExecutor, read_need
 from vlmablate.orchestration.parts import Parts
-from vlmablate.orchestration.plan import Plan, make_plan, summary, table
+from vlmablate.orchestration.plan import Plan, make_plan, summary, table, unique_steps
+from vlmablate.orchestration.policy import changed
+from vlmablate.orchestration.preparation import Study, Work, prepare
 from vlmablate.orchestration.progress import PLAIN_INTERVAL_S
 from vlmablate.orchestration.scheduler import Scheduler
+from vlmablate.orchestration.slurm.journal import close_finished
 from vlmablate.orchestration.stop import signals_interrupt
 from vlmablate.orchestration.store import Store
-from vlmablate.orchestration.study import (
-    AssetSource,
-    Request,
-    analysis_history,
-    build_runs,
-    check_same_study,
-    compose_cells,
-    declaration,
-    declared_analysis,
-    required_assets,
-)
+from vlmablate.orchestration.study import Request, Sweep, analysis_history, compose_cells
+from vlmablate.tracking.tracker import track
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+EXIT_WORK = 10
 EXIT_INTERRUPTED = 130
 MAX_ROUNDS = 5
 FOLLOW_S = 0.5
 
 
-@dataclass(frozen=True)
-class _Study:
-    """A study that is ready to be planned."""
-
-    request: Request
-    folder: Path
-    runs: list[RunSpec]
-    declared: dict[str, Any]
-    execution: dict[str, Any]
-    policy: dict[str, Any]
-    estimates: dict[str, float]
-    slots: int
-
-
 class Controller:
-    """Runs one study. :meth:`plan` only looks; :meth:`run` does the work and returns the exit code."""
+    """Runs the studies of one command. :meth:`plan` looks, :meth:`run` does the work; both return the exit code."""
 
-    def __init__(self, request: Request, parts: Parts | None = None) -> None:
-        self._request = request
+    def __init__(self, asked: Request | Sweep, parts: Parts | None = None) -> None:
+        self._sweep = asked if isinstance(asked, Sweep) else Sweep.of(asked)
         self._parts = parts or Parts()
         self._report = self._parts.report
         self._store = Store(self._parts.home)
+        self._compositions = Compositions(self._parts.conf, self._parts.home)
+        self._detach = False
 
     def plan(self) -> int:
-        """Print the table of steps, the time estimate, and what sharing saves. Changes nothing."""
-        study = self._prepare(fetch=False)
-        plan = self._make_plan(study)
-        for text in (f"study {study.request.name}", *table(plan), *summary(plan)):
-            self._report(text)
-        if plan.finished:
-            self._report("nothing to submit: every run is done")
-        return EXIT_OK
+        """Print the table of steps, what they cost, what sharing saves and what the seeds could find. Changes nothing.
 
-    def run(self) -> int:
-        """Compute what is missing, then write the report; returns the exit code of the command.
+        Returns:
+            0 when every run is done, 10 when there is something to compute.
+        """
+        work = self._prepare(fetch=False)
+        plan = self._make_plan(work, self._queued())
+        self._say_head(work)
+        for text in (*self._drift_lines(work), *table(plan), *summary(plan)):
+            self._report(text)
+        self._say_costs(work, plan)
+        other = self._code_drift(work)
+        if other is not None:
+            does = {"rerun": "a run would compute them again", "refuse": "a run would refuse to go on"}
+            self._report(f"{other}; {does.get(work.policy.on_drift, 'a run would keep them')}")
+        rerun = other is not None and work.policy.on_drift == "rerun"
+        if plan.finished and not rerun:
+            self._report("nothing to submit: every run is done")
+            return EXIT_OK
+        return EXIT_WORK
+
+    def run(self, detach: bool = False) -> int:
+        """Compute what is missing, then write the reports; returns the exit code of the command.
+
+        Args:
+            detach: only submit to Slurm; the same command, later, goes on from there.
 
         Raises:
-            UserError: for mistakes in the request.
-            DiskFull: when the study's own files cannot be written.
+            UserError: for mistakes in the request, and for changes that ``policy.on_drift=refuse`` forbids.
+            DiskFull: when the studies' own files cannot be written.
         """
+        self._detach = detach
+        if detach and self._sweep.requests[0].launcher != "slurm":
+            raise UserError("detach=true leaves the work to a queue, and only launcher=slurm has one")
         with signals_interrupt():
             try:
-                study = self._prepare()
-                plan = self._make_plan(study)
-                with self._hold(study) as followed:
-                    return self._work(study, self._make_plan(study) if followed else plan)
+                work = self._prepare()
+                self._mind_config(work)
+                plan = self._make_plan(work)
+                with self._hold(work) as followed:
+                    again = self._mind_code(work) or followed
+                    return self._work(work, self._make_plan(work) if again else plan)
             except KeyboardInterrupt:
-                self._report(f"stopped; finished steps are kept. To go on: {self._request.command}")
+                self._report(f"stopped; finished steps are kept. To go on: {self._sweep.command}")
                 return EXIT_INTERRUPTED
 
     # Preparing
 
-    def _prepare(self, fetch: bool = True) -> _Study:
-        request, parts = self._request, self._parts
-        with composer(parts.conf) as compose:
-            axis, cells = compose_cells(request, compose, parts.axes)
-        source = parts.asset_source()
-        names = required_assets(cells, source)
-        digests = source.ensure(names, self._report) if fetch else self._fetched(names, source)
-        runs = build_runs(cells, request.seeds, digests, source, request.scale)
-        folder = parts.home / "studies" / request.name
-        existing = check_same_study(folder, request)
-        config = cells[0].config
-        execution = dict(config["execution"])
-        slots = count_slots(execution["threads"], execution.get("workers"))
-        analysis = declared_analysis(cells)
-        declared = declaration(request, axis, runs, self._store, analysis, {"assets": digests})
-        declared["analysis_history"] = list((existing or {}).get("analysis_history", []))
-        # A command that only looks at finished work keeps the provenance, and the words, of the one that did
-        # it.
-        if existing is not None:
-            declared["provenance"] = {**existing.get("provenance", {}), "assets": digests}
-            if existing["seeds"] == declared["seeds"] and existing.get("analysis") == analysis:
-                declared["command"] = existing["command"]
-        return _Study(
-            request=request,
-            folder=folder,
-            runs=runs,
-            declared=declared,
-            execution=execution,
-            policy=dict(config.get("policy") or {}),
-            estimates=dict(config.get("estimates") or {}),
-            slots=slots,
-        )
+    def _prepare(self, fetch: bool = True) -> Work:
+        parts = self._parts
+        with composer(parts.conf, self._compositions) as compose:
+            composed = [compose_cells(request, compose, parts.axes) for request in self._sweep.requests]
+        return prepare(self._sweep, composed, parts, self._store, fetch)
 
-    def _fetched(self, names: list[str], source: AssetSource) -> dict[str, str]:
-        """Digests of the sets that are whole; a plan downloads nothing and says what it would download."""
-        rows = {row.name: row for row in source.status()} if names else {}
-        missing = [name for name in names if not str(rows[name].state).startswith("ready")]
-        if missing:
-            size = sum(int(rows[name].bytes) for name in missing) / 1e6
-            self._report(f"to fetch first: {', '.join(missing)} ({size:.0f} MB)")
-        present = source.ensure([name for name in names if name not in missing], self._report)
-        return {name: present.get(name, "to be fetched") for name in names}
+    def _make_plan(self, work: Work, queued: Mapping[str, str] = MappingProxyType({})) -> Plan:
+        return make_plan(work.runs, self._store, work.estimator, work.slots, queued)
 
-    def _make_plan(self, study: _Study) -> Plan:
-        slots = 1 if study.execution.get("launcher") == "debug" else study.slots
-        return make_plan(study.runs, self._store, Estimator(self._store, study.estimates), slots)
+    def _queued(self) -> dict[str, str]:
+        """Step id -> job, of what waits in Slurm's queue."""
+        if not (self._store.home / "submissions").is_dir():
+            return {}
+        from vlmablate.orchestration.slurm.status import queue_states
+
+        return {step_id: state.job for step_id, state in queue_states(self._store.home).items()}
+
+    # What changed since the last time
+
+    def _drift_lines(self, work: Work) -> list[str]:
+        several = len(work.studies) > 1
+        return [
+            f"{study.request.name}: {line}" if several else line
+            for study in work.studies
+            for line in drift.drift_lines(study.drifts)
+        ]
+
+    def _mind_config(self, work: Work) -> None:
+        for study in work.studies:
+            if study.drifts and work.policy.on_drift == "refuse":
+                raise drift.refuse_config(study.request.name, study.drifts)
+        for text in self._drift_lines(work):
+            self._report(
+                f"{text}\n  the runs are computed as they are configured now; what was computed then is kept"
+            )
+
+    def _code_drift(self, work: Work) -> drift.CodeDrift | None:
+        return drift.code_drift(unique_steps(work.runs).values(), self._store, provenance.science_digest())
+
+    def _mind_code(self, work: Work) -> bool:
+        """Act on results that other code made. True when some were moved aside."""
+        found = self._code_drift(work)
+        if found is None:
+            return False
+        if work.policy.on_drift == "refuse":
+            raise drift.refuse_code(work.name, found)
+        if work.policy.on_drift == "rerun":
+            steps = unique_steps(work.runs).values()
+            return drift.set_aside(found, steps, self._store, self._report) > 0
+        self._report(f"{found}; kept (policy.on_drift=rerun computes them again)")
+        return False
 
     @contextmanager
-    def _hold(self, study: _Study) -> Iterator[bool]:
-        """Be the one controller of the study; while another one is, follow it. Yields whether it was
-        followed.
-        """
-        lease: Lease | None = None
+    def _hold(self, work: Work) -> Iterator[bool]:
+        """Be the one controller of every study; while another one is, follow it. Yields whether one was followed."""
+        leases: list[Lease] = []
+        followed = False
+        try:
+            # In one order for everybody, so that no two controllers wait for each other.
+            for study in sorted(work.studies, key=lambda study: study.folder.name):
+                lease, waited = self._claim(study)
+                leases.append(lease)
+                followed |= waited
+            yield followed
+        finally:
+            for lease in leases:
+                with suppress(DiskFull):  # the record then says running and dies with this process
+                    lease.finish("ended")
+                lease.abandon()
+
+    def _claim(self, study: Study) -> tuple[Lease, bool]:
+        """The lease of a study, and whether somebody had to be waited for."""
         followed, said = "", time.monotonic()
-        while lease is None:
+        while True:
             try:
                 lease = claim(
                     study.folder / "control", ttl_s=self._parts.ttl_s, heartbeat_s=self._parts.heartbeat_s
                 )
+                return lease, bool(followed)
             except LeaseBusyError as busy:
                 if followed != str(busy.holder.number):
                     followed = str(busy.holder.number)
@@ -164,106 +186,191 @@ class Controller:
                         f"the study {study.request.name} is already being run by {busy.holder.describe()}; "
                         "following it (Ctrl-C leaves it alone)"
                     )
-                if time.monotonic() - said >= PLAIN_INTERVAL_S:
-                    said = time.monotonic()
-                    plan = self._make_plan(study)
-                    self._report(f"following: {plan.runs_done} of {len(plan.runs)} runs are done")
-                time.sleep(FOLLOW_S)
-        try:
-            yield bool(followed)
-        finally:
-            with suppress(DiskFull):  # the record then says running and dies with this process
-                lease.finish("ended")
-            lease.abandon()
+            if time.monotonic() - said >= PLAIN_INTERVAL_S:
+                said = time.monotonic()
+                done = sum(self._store.has_result("evaluate", run.run_id) for run in study.runs)
+                self._report(f"following: {done} of {len(study.runs)} runs are done")
+            time.sleep(FOLLOW_S)
 
     # Working
 
-    def _work(self, study: _Study, plan: Plan) -> int:
-        for text in (f"study {study.request.name}", *summary(plan)):
+    def _work(self, work: Work, plan: Plan) -> int:
+        self._say_head(work)
+        for text in summary(plan):
             self._report(text)
+        self._declare(work, plan)
         outcome = Outcome()
-        if not plan.finished or "git" not in study.declared["provenance"]:
-            study.declared["command"] = study.request.command
-            facts = {
-                "git": provenance.git_state(),
-                "versions": provenance.versions(),
-                "host": provenance.host(),
-            }
-            study.declared["provenance"].update(facts)
-        study.declared["analysis_history"] = analysis_history(
-            study.declared["analysis_history"], study.declared["analysis"], plan.runs_done
-        )
-        self._declare(study)
         for _ in range(MAX_ROUNDS):
             for damaged in plan.corrupt:
                 self._store.quarantine(damaged.directory, damaged.reason, self._report)
             if plan.finished:
                 break
             before = outcome.computed
-            outcome = self._round(study, plan)
+            outcome = self._slurm_round(work) if work.launcher == "slurm" else self._round(work, plan)
             outcome.computed += before
             if not outcome.replan or outcome.failures or outcome.disk_full or outcome.interrupted:
                 break
-            plan = self._make_plan(study)
+            plan = self._make_plan(work)
+        if outcome.detached:
+            return self._say_detached(work, outcome)
         if outcome.interrupted:
             raise KeyboardInterrupt
-        plan = self._make_plan(study)
         if not plan.finished:
-            return self._say_unfinished(plan, outcome)
-        if outcome.computed:
-            self._report(f"all {len(plan.runs)} runs are done; writing the report")
-        else:
-            self._report(f"all {len(plan.runs)} runs are done, nothing to submit")
+            plan = self._make_plan(work)
+        if plan.finished:
+            close_finished(self._store.home, self._store.has_result)
+            what = "writing the report" if len(work.studies) == 1 else "writing the reports"
+            end = f"; {what}" if outcome.computed else ", nothing to submit"
+            self._report(f"all {len(plan.runs)} runs are done{end}")
+        # Of several studies, those that are whole are reported whatever happened to the others.
+        for study in work.studies:
+            if study.done(plan.done) == len(study.runs):
+                self._build(work, study)
+            if work.tracking is not None:
+                track(study.folder, study.runs, self._store, work.tracking, self._report)
+        return EXIT_OK if plan.finished else self._say_unfinished(work, plan, outcome)
+
+    def _build(self, work: Work, study: Study) -> None:
         made = self._parts.build_report(study.folder)
+        if len(work.studies) > 1:
+            self._report(f"study {study.request.name}")
         for verdict in made["verdicts"]:
             self._report(str(verdict))
         self._report(f"report: {made['html']}")
-        return EXIT_OK
 
-    def _declare(self, study: _Study) -> None:
-        path = study.folder / "study.json"
-        try:
-            if read_json(path) == study.declared:
-                return
-        except (FileNotFoundError, ValueError):
-            pass
-        write_json(path, study.declared)
+    def _declare(self, work: Work, plan: Plan) -> None:
+        """Write every study's ``study.json``, and keep what was composed for it."""
+        facts: dict[str, Any] = {}
+        for study in work.studies:
+            declared, done = study.declared, study.done(plan.done)
+            if done < len(study.runs) or "git" not in declared["provenance"]:
+                facts = facts or provenance.record(self._store.home)
+                declared["command"] = study.request.command
+                declared["provenance"].update(facts)
+            declared["analysis_history"] = analysis_history(
+                declared["analysis_history"], declared["analysis"], done
+            )
+            path = study.folder / "study.json"
+            with suppress(FileNotFoundError, ValueError):
+                if read_json(path) == declared:
+                    continue
+            write_json(path, declared)
+        self._compositions.save()
 
-    def _round(self, study: _Study, plan: Plan) -> Outcome:
-        parts, jobs_folder = self._parts, study.folder / "jobs"
+    def _round(self, work: Work, plan: Plan) -> Outcome:
+        parts, jobs_folder = self._parts, work.folder / "jobs"
         display = parts.display()
-        debug = study.execution.get("launcher") == "debug"
-        threads = int(study.execution["threads"])
+        debug = work.launcher == "debug"
+        threads = int(work.execution["threads"])
         executor: Executor
         if debug:
             executor = DebugExecutor(tick=lambda: display.update(scheduler.snapshot()))
         else:
-            executor = LocalExecutor(jobs_folder, plan.slots, threads, gpu_list(study.execution))
+            need, devices = read_need(work.execution), devices_for(work.execution)
+            executor = LocalExecutor(jobs_folder, plan.slots, threads, need, devices)
 
-        def make_manifest(job: Job) -> dict[str, Any]:
+        def make_manifest(job: Job, changes: Mapping[str, Any]) -> dict[str, Any]:
             return manifest(
                 job,
                 store=self._store,
                 assets=parts.cache,
                 kinds=parts.kinds,
-                execution=study.execution,
-                parent=None if debug else os.getpid(),
+                execution=changed(work.execution, changes),
+                parent=executor.parent,
                 ttl_s=parts.ttl_s,
                 heartbeat_s=parts.heartbeat_s,
             )
 
-        scheduler = Scheduler(plan, self._store, executor, jobs_folder, make_manifest, display, study.policy)
+        scheduler = Scheduler(
+            plan, self._store, executor, jobs_folder, make_manifest, display, work.policy, work.execution
+        )
         try:
             return scheduler.run()
         finally:
             display.close()
 
+    def _slurm_round(self, work: Work) -> Outcome:
+        from vlmablate.orchestration.slurm import commands
+        from vlmablate.orchestration.slurm.round import SlurmRound, Surroundings
+        from vlmablate.orchestration.snapshot import snapshot
+
+        commands.require_slurm()
+        parts = self._parts
+        around = Surroundings(
+            study=work.name,
+            home=self._store.home,
+            assets=parts.cache,
+            kinds=parts.kinds,
+            execution=work.execution,
+            code=snapshot(self._store.home),
+            limits=commands.limits(),
+            ttl_s=parts.ttl_s,
+            heartbeat_s=parts.heartbeat_s,
+        )
+        display = parts.display()
+        round_ = SlurmRound(lambda: self._make_plan(work), self._store, around, work.policy, display)
+        try:
+            return round_.run(self._detach)
+        finally:
+            display.close()
+
     # Words
 
-    def _say_unfinished(self, plan: Plan, outcome: Outcome) -> int:
+    def _say_head(self, work: Work) -> None:
+        axes = f": {', '.join(study.axis.name for study in work.studies)}" if len(work.studies) > 1 else ""
+        self._report(f"study {work.name}{axes}")
+
+    def _say_costs(self, work: Work, plan: Plan) -> None:
+        from vlmablate.orchestration import costs
+        from vlmablate.orchestration.detectable import Spread, measured_spread
+
+        for text in costs.work_lines(plan, work.execution):
+            self._report(text)
+        if plan.finished:
+            return
+        prior = work.declared.seed_sd
+        assumed = Spread(prior, 0) if prior is not None else None
+        spread = measured_spread(self._store.home, work.studies[0].request.scale) or assumed
+        alike: dict[str, list[str]] = {}
+        for study in work.studies:
+            axis, settings = study.axis, study.declared["analysis"]
+            seeds = len(study.request.seeds)
+            text = costs.detectable_line(len(axis.arms), len(axis.contexts), seeds, settings, spread)
+            alike.setdefault(text, []).append(axis.name)
+        for text, axes in alike.items():
+            self._report(f"{', '.join(axes)}: {text}" if len(work.studies) > 1 else text)
+        if work.launcher == "slurm":
+            self._say_submission(work, plan)
+
+    def _say_submission(self, work: Work, plan: Plan) -> None:
+        from vlmablate.orchestration import costs, preview
+
+        waiting = {planned.spec.id for planned in plan.steps if planned.queued}
+        jobs = [job for job in plan.jobs if not waiting & {step.id for step in job.steps}]
+        if not jobs:
+            return
+        batches = preview.batches_of(jobs, work.execution)
+        self._report(costs.batch_line(preview.names(batches)))
+        try:
+            texts = preview.scripts(batches, self._store.home)
+        except RuntimeError:
+            self._report("(their scripts are shown where Slurm's commands are on the PATH)")
+            return
+        for batch, text in zip(batches, texts, strict=True):
+            self._report(f"--- {batch.token}\n{text}")
+
+    def _say_detached(self, work: Work, outcome: Outcome) -> int:
+        names = " ".join(study.request.name for study in work.studies)
+        self._report("the jobs are left to Slurm." if self._detach else "stopped watching; the jobs go on.")
+        self._report(f"  look:    vlmablate status{f' {names}' if len(work.studies) == 1 else ''}")
+        self._report(f"  go on:   {work.command}  (follows the jobs, then writes the report)")
+        self._report(f"  cancel:  vlmablate cancel {names}")
+        return EXIT_INTERRUPTED if outcome.interrupted else EXIT_OK
+
+    def _say_unfinished(self, work: Work, plan: Plan, outcome: Outcome) -> int:
         report = self._report
-        for failure in outcome.failures:
-            report(f"failed: {failure.step.kind} {failure.label}: {failure.cause}\n  log: {failure.log}")
+        for text in same_failures(outcome.failures):
+            report(text)
         for job in outcome.dep_failed:
             report(f"not run, a step it needs failed: {job.steps[-1].kind} {job.label}")
         if outcome.not_started:
@@ -272,7 +379,7 @@ class Controller:
             report(f"the disk is full: {outcome.disk_full}")
         missing = len(plan.runs) - plan.runs_done
         report(f"{missing} of {len(plan.runs)} runs are missing; what is done is kept.")
-        report(f"To go on: {self._request.command}")
+        report(f"To go on: {work.command}")
         return EXIT_FAILED
 
 

@@ -4,16 +4,19 @@ left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.orchestration.estimates import Estimator
 from vlmablate.orchestration.jobs import Job, group, makespan
-from vlmablate.orchestration.lease import RUNNING
-from vlmablate.orchestration.store import State, Store
+from vlmablate.orchestration.lease import RUNNING, Attempt, latest
+from vlmablate.orchestration.marks import cancellation
+from vlmablate.orchestration.store import ATTEMPTS, RESULT, Inspection, State, Store, inspect_directory
 
 
 class Status(StrEnum):
@@ -29,6 +32,9 @@ class Status(StrEnum):
 class PlannedStep:
     """One desired step: its status, the number of runs that use it, and its expected seconds (0
     when done).
+
+    ``note`` says more: who computes it, how its last attempt ended. ``failed``: it was tried before and failed, or was
+    cancelled. ``queued``: the job of a step that waits in a queue.
     """
 
     spec: StepSpec
@@ -36,6 +42,15 @@ class PlannedStep:
     runs: int
     seconds: float
     note: str = ""
+    failed: bool = False
+    queued: str = ""
+
+    @property
+    def word(self) -> str:
+        """The status for people: also failed and submitted, which are new or live to everyone else."""
+        if self.status is Status.NEW and self.queued:
+            return "submitted"
+        return "failed" if self.failed else str(self.status)
 
 
 @dataclass(frozen=True)
@@ -51,11 +66,14 @@ class Plan:
     """The difference between the declaration and the store.
 
     Attributes:
+        runs: every desired run once.
         steps: every desired step once, dependencies first, in the order of the runs.
         jobs: the missing steps, grouped for workers (steps that someone else computes right now included:
             they are followed, and taken over when their owner is gone).
         corrupt: damaged results among the needed steps.
-        runs_done: how many runs have their evaluation.
+        done: ids of the runs that have their evaluation.
+        asked: how many runs were asked for; more than ``runs`` when several studies want the same one.
+        alone_steps: how many steps these would need if each were computed alone.
         alone_s: expected seconds of one worker if every run were computed alone, without sharing and from
             nothing.
         shared_s: the same with every step computed once.
@@ -68,12 +86,19 @@ class Plan:
     jobs: tuple[Job, ...]
     corrupt: tuple[Corrupt, ...]
     slots: int
-    runs_done: int
+    done: frozenset[str]
+    asked: int
+    alone_steps: int
     alone_s: float
     shared_s: float
     work_s: float
     wall_s: float
     estimator: Estimator = field(compare=False)
+
+    @property
+    def runs_done(self) -> int:
+        """How many runs have their evaluation."""
+        return len(self.done)
 
     @property
     def missing(self) -> list[StepSpec]:
@@ -86,68 +111,128 @@ class Plan:
         return not self.jobs
 
 
-def unique_steps(runs: Sequence[RunSpec]) -> dict[str, StepSpec]:
+def unique_steps(runs: Iterable[RunSpec]) -> dict[str, StepSpec]:
     """id -> step over all runs, each once, dependencies first, in the order of the runs."""
     return {step.id: step for run in runs for step in run.steps.values()}
 
 
-def make_plan(runs: Sequence[RunSpec], store: Store, estimator: Estimator, slots: int) -> Plan:
+class _Look:
+    """The store at one moment: every kind's folder is listed once, and every step is looked at once."""
+
+    def __init__(self, store: Store, kinds: Iterable[str]) -> None:
+        self._kinds = {kind: (store.kind_directory(kind), store.listing(kind)) for kind in kinds}
+        self._inspected: dict[str, Inspection] = {}
+
+    def inspect(self, step: StepSpec) -> Inspection:
+        if step.id not in self._inspected:
+            folder = self.folder(step)
+            absent = Inspection(State.ABSENT)
+            self._inspected[step.id] = inspect_directory(folder, step.id) if folder else absent
+        return self._inspected[step.id]
+
+    def folder(self, step: StepSpec) -> Path | None:
+        parent, names = self._kinds[step.kind]
+        name = names.get(step.id)
+        return parent / name if name is not None else None
+
+    def has_result(self, step: StepSpec) -> bool:
+        parent, names = self._kinds[step.kind]
+        name = names.get(step.id)
+        return name is not None and os.path.exists(f"{parent}/{name}/{RESULT}")
+
+    def attempt(self, step: StepSpec) -> Attempt | None:
+        folder = self.folder(step)
+        return latest(folder / ATTEMPTS) if folder else None
+
+    def planned(self, step: StepSpec, users: int, seconds: float, queued: str) -> tuple[PlannedStep, str]:
+        """A needed step, and what is wrong with the files of its result, if anything."""
+        found, attempt = self.inspect(step), self.attempt(step)
+        if attempt is not None and attempt.alive():
+            return PlannedStep(step, Status.LIVE, users, seconds, attempt.describe(), queued=queued), ""
+        folder = self.folder(step)
+        note, failed = "", False
+        if found.state is State.CORRUPT:
+            note = f"damaged: {found.reason}"
+        elif folder is not None and (who := cancellation(folder)):
+            note, failed = f"{who}; vlmablate retry brings it back", True
+        elif attempt is not None:
+            ended = "was cut off" if attempt.state == RUNNING else attempt.state
+            note, failed = f"attempt {attempt.number} {ended}", attempt.state == "failed"
+        if queued:
+            note = f"job {queued}"
+        damage = found.reason if found.state is State.CORRUPT else ""
+        return PlannedStep(step, Status.NEW, users, seconds, note, failed and not queued, queued), damage
+
+
+def make_plan(
+    runs: Sequence[RunSpec],
+    store: Store,
+    estimator: Estimator,
+    slots: int,
+    queued: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
     """Compare the desired runs with the store.
 
     Only what a missing evaluation needs is planned: when an evaluation is there, the steps behind it may be
-    gone. The store is only read; nothing is moved or claimed.
+    gone, and damage to them is not looked for. The store is only read; nothing is moved or claimed.
+
+    Args:
+        runs: what is wanted; the same run may be wanted by several studies.
+        store: what there is.
+        estimator: what steps cost.
+        slots: workers at once.
+        queued: step id -> job, for the steps that wait in a queue.
     """
-    desired = unique_steps(runs)
-    inspected = {step_id: store.inspect(step) for step_id, step in desired.items()}
+    once = list({run.run_id: run for run in runs}.values())
+    desired = unique_steps(once)
+    look = _Look(store, {step.kind for step in desired.values()})
     needed: set[str] = set()
-    todo = [run.run_id for run in runs]
+    done: set[str] = set()
+    todo = [run.run_id for run in once]
     while todo:
         step_id = todo.pop()
-        if step_id in needed or inspected[step_id].state is State.DONE:
+        if step_id in needed or step_id in done:
+            continue
+        if look.inspect(desired[step_id]).state is State.DONE:
+            done.add(step_id)
             continue
         needed.add(step_id)
         todo.extend(desired[step_id].deps.values())
 
     users: dict[str, int] = dict.fromkeys(desired, 0)
-    for run in runs:
+    for run in once:
         for step_id in {step.id for step in run.steps.values()}:
             users[step_id] += 1
 
     corrupt, steps = [], []
     for step_id, step in desired.items():
-        found = inspected[step_id]
-        status, note = Status.UNNEEDED, ""
         if step_id in needed:
-            status = Status.NEW
-            attempt = store.attempt(step)
-            if attempt is not None and attempt.alive():
-                status, note = Status.LIVE, attempt.describe()
-            elif found.state is State.CORRUPT:
-                corrupt.append(Corrupt(store.directory(step), found.reason))
-                note = f"damaged: {found.reason}"
-            elif attempt is not None:
-                ended = "was cut off" if attempt.state == RUNNING else attempt.state
-                note = f"attempt {attempt.number} {ended}"
-        elif found.state is State.DONE:
-            status = Status.DONE
-        seconds = estimator.seconds(step) if step_id in needed else 0.0
-        steps.append(PlannedStep(step, status, users[step_id], seconds, note))
+            planned, damage = look.planned(
+                step, users[step_id], estimator.seconds(step), queued.get(step_id, "")
+            )
+            if damage and planned.status is Status.NEW:
+                corrupt.append(Corrupt(store.directory(step), damage))
+        else:
+            there = step_id in done or look.has_result(step)
+            planned = PlannedStep(step, Status.DONE if there else Status.UNNEEDED, users[step_id], 0.0)
+        steps.append(planned)
 
-    jobs = group([desired[planned.spec.id] for planned in steps if planned.spec.id in needed], runs)
-    work = sum(planned.seconds for planned in steps)
+    jobs = group([desired[planned.spec.id] for planned in steps if planned.spec.id in needed], once)
     # On the path of a finished study nothing is estimated, so the history is not even read.
     shared = sum(estimator.seconds(step) for step in desired.values()) if jobs else 0.0
     alone = sum(estimator.seconds(step) for run in runs for step in run.steps.values()) if jobs else 0.0
     return Plan(
-        runs=tuple(runs),
+        runs=tuple(once),
         steps=tuple(steps),
         jobs=tuple(jobs),
         corrupt=tuple(corrupt),
         slots=slots,
-        runs_done=sum(inspected[run.run_id].state is State.DONE for run in runs),
+        done=frozenset(run.run_id for run in once) & done,
+        asked=len(runs),
+        alone_steps=sum(len(run.steps) for run in runs),
         alone_s=alone,
         shared_s=shared,
-        work_s=work,
+        work_s=sum(planned.seconds for planned in steps),
         wall_s=makespan(jobs, slots, estimator.seconds) if jobs else 0.0,
         estimator=estimator,
     )
@@ -171,16 +256,16 @@ def table(plan: Plan, limit: int = 60) -> list[str]:
         for planned in plan.steps:
             used = f"{planned.runs} runs" if planned.runs > 1 else "1 run"
             time = f"~{duration(planned.seconds)}" if planned.seconds else ""
-            rows.append((planned.spec.kind, planned.spec.slug, planned.status, used, time, planned.note))
+            rows.append((planned.spec.kind, planned.spec.slug, planned.word, used, time, planned.note))
     else:
-        head = ("step", "steps", "new", "live", "done", "shared", "time")
+        words = ("new", "failed", "submitted", "live", "done")
+        head = ("step", "steps", *words, "shared", "time")
         for kind in dict.fromkeys(planned.spec.kind for planned in plan.steps):
             of_kind = [planned for planned in plan.steps if planned.spec.kind == kind]
-            count = {status: sum(p.status is status for p in of_kind) for status in Status}
-            done = count[Status.DONE] + count[Status.UNNEEDED]
+            count = _count(of_kind)
             shared = sum(planned.runs > 1 for planned in of_kind)
             seconds = sum(planned.seconds for planned in of_kind)
-            numbers = (len(of_kind), count[Status.NEW], count[Status.LIVE], done, shared)
+            numbers = (len(of_kind), *(count[word] for word in words), shared)
             rows.append((kind, *map(str, numbers), f"~{duration(seconds)}" if seconds else ""))
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     return [
@@ -189,16 +274,29 @@ def table(plan: Plan, limit: int = 60) -> list[str]:
     ]
 
 
+def _count(steps: Iterable[PlannedStep]) -> dict[str, int]:
+    """How many steps of each status; what is not needed any more counts as done."""
+    count = dict.fromkeys(("new", "failed", "submitted", "live", "done"), 0)
+    for planned in steps:
+        count["done" if planned.status is Status.UNNEEDED else planned.word] += 1
+    return count
+
+
 def summary(plan: Plan) -> list[str]:
     """Counts, the time estimate, and what sharing saves, in one to three lines."""
-    count = {status: sum(planned.status is status for planned in plan.steps) for status in Status}
+    count = _count(plan.steps)
     shared = sum(planned.runs > 1 for planned in plan.steps)
-    parts = [f"{count[Status.NEW]} new"]
-    if count[Status.LIVE]:
-        parts.append(f"{count[Status.LIVE]} being computed by others")
-    parts.append(f"{count[Status.DONE] + count[Status.UNNEEDED]} done")
+    parts = [f"{count['new']} new"]
+    if count["failed"]:
+        parts.append(f"{count['failed']} failed before")
+    if count["submitted"]:
+        parts.append(f"{count['submitted']} submitted")
+    if count["live"]:
+        parts.append(f"{count['live']} being computed by others")
+    parts.append(f"{count['done']} done")
+    asked = f" ({plan.asked} asked for)" if plan.asked > len(plan.runs) else ""
     lines = [
-        f"{len(plan.runs)} runs, {plan.runs_done} done; {len(plan.steps)} steps: {', '.join(parts)}; "
+        f"{len(plan.runs)} runs{asked}, {plan.runs_done} done; {len(plan.steps)} steps: {', '.join(parts)}; "
         f"{shared} shared by several runs"
     ]
     if plan.finished:
@@ -210,7 +308,8 @@ def summary(plan: Plan) -> list[str]:
     if plan.alone_s > plan.shared_s:
         saved = plan.alone_s - plan.shared_s
         lines.append(
-            f"sharing steps saves {duration(saved)} of {duration(plan.alone_s)} "
+            f"sharing steps saves {plan.alone_steps - len(plan.steps)} of {plan.alone_steps} steps and "
+            f"{duration(saved)} of {duration(plan.alone_s)} "
             f"({100 * saved / plan.alone_s:.0f} %) against computing every run alone"
         )
     return lines

@@ -22,6 +22,7 @@ from vlmablate.files import (
     write_json,
 )
 from vlmablate.orchestration.lease import Attempt, Lease, LeaseLostError, latest
+from vlmablate.tracking.settings import MARK
 
 RESULT = "result.json"
 SPEC = "spec.json"
@@ -29,7 +30,7 @@ ATTEMPTS = "attempts"
 LOG = "log.txt"
 QUARANTINE = ".quarantine"
 CHECKPOINT_PREFIX = "checkpoint"
-_BOOKKEEPING = frozenset({RESULT, SPEC, ATTEMPTS, LOG, "progress.json"})
+_BOOKKEEPING = frozenset({RESULT, SPEC, ATTEMPTS, LOG, "progress.json", "cancelled.json", "retry.json", MARK})
 
 
 class State(StrEnum):
@@ -126,7 +127,7 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._known: dict[tuple[str, str], Path] = {}
+        self._names: dict[str, dict[str, str]] = {}
 
     def kind_directory(self, kind: str) -> Path:
         """The folder of all steps of a kind."""
@@ -138,18 +139,30 @@ class Store:
 
     def find(self, kind: str, step_id: str) -> Path | None:
         """The existing folder of a step, whatever words precede its id; None when there is none."""
-        known = self._known.get((kind, step_id))
-        if known is not None and known.is_dir():
-            return known
+        folder = self.kind_directory(kind)
+        name = self._names.get(kind, {}).get(step_id)
+        if name is not None and (folder / name).is_dir():
+            return folder / name
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return None
+        self._names[kind] = {name.rpartition("-")[2]: name for name in names if not name.startswith(".")}
+        name = self._names[kind].get(step_id)
+        return folder / name if name is not None and (folder / name).is_dir() else None
+
+    def listing(self, kind: str) -> dict[str, str]:
+        """Step id -> name of the folder of every step of a kind, finished or not: one look for many questions."""
         try:
             names = os.listdir(self.kind_directory(kind))
         except FileNotFoundError:
-            return None
-        for name in names:
-            if not name.startswith("."):
-                self._known[kind, name.rpartition("-")[2]] = self.kind_directory(kind) / name
-        found = self._known.get((kind, step_id))
-        return found if found is not None and found.is_dir() else None
+            return {}
+        return {name.rpartition("-")[2]: name for name in names if not name.startswith(".")}
+
+    def has_result(self, kind: str, step_id: str) -> bool:
+        """Whether a step has committed a result; its files are not looked at."""
+        directory = self.find(kind, step_id)
+        return directory is not None and (directory / RESULT).exists()
 
     def inspect(self, step: StepSpec) -> Inspection:
         """The state of a step by its result and the sizes of its files."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from vlmablate.design.catalogue import Axis, load_axis
 from vlmablate.design.compose import Composer
 from vlmablate.design.identity import short_id
+from vlmablate.design.patches import Patches
 from vlmablate.design.spec import RunSpec
 from vlmablate.design.steps import build_run
 from vlmablate.errors import UserError, unknown_name
@@ -41,9 +42,14 @@ class AssetSource(Protocol):
         ...
 
 
-def _of_analysis(override: str) -> bool:
-    key = override.lstrip("+~").partition("=")[0]
-    return key == "analysis" or key.startswith("analysis.")
+NO_IDENTITY = frozenset({"analysis", "estimates", "execution", "policy", "slurm", "tracking"})
+"""Parts of a configuration that enter no step: how to run, and what is concluded. A study keeps its name, and what it
+has computed, whatever they say.
+"""
+
+
+def _enters_no_id(override: str) -> bool:
+    return override.lstrip("+~").partition("=")[0].partition(".")[0] in NO_IDENTITY
 
 
 @dataclass(frozen=True)
@@ -65,15 +71,33 @@ class Request:
         """The study's name: as given, or axis and scale, with a short digest of the overrides when there are
         any.
         """
-        if self.study:
-            return self.study
-        suffix = f"-{short_id(list(self.of_runs))[:6]}" if self.of_runs else ""
-        return f"{self.axis}-{self.scale}{suffix}"
+        return self.study or f"{self.axis}-{self.scale}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """What tells this study from one without overrides: a short digest of them; empty without."""
+        return f"-{short_id(list(self.of_runs))[:6]}" if self.of_runs else ""
 
     @property
     def of_runs(self) -> tuple[str, ...]:
-        """The overrides without those of the analysis, which change what is concluded and not what is run."""
-        return tuple(text for text in self.overrides if not _of_analysis(text))
+        """The overrides that can change a result (see :data:`NO_IDENTITY` for the others)."""
+        return tuple(text for text in self.overrides if not _enters_no_id(text))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one command works on: the studies of one or several axes at one scale, with the same seeds, launcher and
+    overrides. Their union is planned and computed once; each is written down and reported on its own.
+    """
+
+    name: str
+    requests: tuple[Request, ...]
+    command: str
+
+    @classmethod
+    def of(cls, request: Request) -> Sweep:
+        """The sweep of a single study."""
+        return cls(request.name, (request,), request.command)
 
 
 @dataclass(frozen=True)
@@ -101,11 +125,11 @@ def compose_cells(request: Request, composer: Composer, axes: Path | None = None
     # theirs.
     if request.overrides:
         composer.compose([*base, *request.overrides])
+    patches = Patches(composer, base, request.overrides)
     cells = []
     for context in axis.contexts:
         for arm in axis.arms:
-            overrides = [*base, *context.overrides, *arm.overrides, *request.overrides]
-            config = composer.compose(overrides)
+            config = patches.compose([context.overrides, arm.overrides])
             config["precision"] = resolve_precision(config.get("precision"))
             cells.append(Cell(arm.name, context.name, config))
     return axis, cells
@@ -136,20 +160,25 @@ def build_runs(
     Raises:
         UserError: when two arms of a context turn out to be the same configuration.
     """
-    runs = []
-    for seed in seeds:
-        for cell in cells:
-            pictures = source.required({**cell.config, "vision": {**cell.config["vision"], "towers": []}})
+    of_cells: list[list[RunSpec]] = []
+    for cell in cells:
+        pictures = source.required({**cell.config, "vision": {**cell.config["vision"], "towers": []}})
+        weights = source.tower_weights(cell.config, digests)
+        of_cell: list[RunSpec] = []
+        for seed in seeds:
             run = build_run(
                 cell.config,
                 arm=cell.arm,
                 context=cell.context,
                 seed=seed,
                 assets={name: digests[name] for name in sorted(pictures)},
-                tower_weights=source.tower_weights(cell.config, digests),
+                tower_weights=weights,
                 scale=scale,
+                sibling=of_cell[0] if of_cell else None,
             )
-            runs.append(run)
+            of_cell.append(run)
+        of_cells.append(of_cell)
+    runs = [of_cell[index] for index in range(len(seeds)) for of_cell in of_cells]
     seen: dict[tuple[str, str], str] = {}
     for run in runs:
         other = seen.setdefault((run.context, run.run_id), run.arm)
@@ -215,6 +244,8 @@ def declaration(
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of ``study.json``."""
+    steps = unique_steps(runs)
+    folders = {kind: store.listing(kind) for kind in {step.kind for step in steps.values()}}
     return {
         "name": request.name,
         "axis": axis.to_dict(),
@@ -230,9 +261,9 @@ def declaration(
             step.id: {
                 "kind": step.kind,
                 "slug": step.slug,
-                "dir": store.directory(step).relative_to(store.home).as_posix(),
+                "dir": f"steps/{step.kind}/{folders[step.kind].get(step.id, step.name)}",
             }
-            for step in unique_steps(runs).values()
+            for step in steps.values()
         },
         "provenance": dict(provenance),
     }
