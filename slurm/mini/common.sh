@@ -102,14 +102,21 @@ start_daemon() { # NAME COMMAND...: in the foreground of a session of its own, s
 
 start_node() { # NAME
   mkdir -p "$ROOT/spool-$1"
+  # Slurm tells start times in whole seconds: a node's second life must not begin in the second of its first one.
+  while running slurmctld && ! running "slurmd-$1" && [ "$(registered "$1" || echo 0)" -ge "$(date +%s)" ]; do sleep 0.1; done
   start_daemon "slurmd-$1" slurmd -D -f "$SLURM_CONF" -N "$1"
 }
 
+registered() { # NODE: seconds since 1970 of the start of the slurmd that slurmctld knows
+  local shown
+  shown=$(timeout 5 scontrol show node "$1" 2> /dev/null | grep -o 'SlurmdStartTime=[-0-9T:]*') || return 1
+  date -d "${shown#*=}" +%s
+}
+
 usable() { # NODE: it can take jobs (or has some), as far as slurmctld knows since its slurmd was last started
-  local noted shown
+  local noted
   read -r _ _ noted < "$ROOT/run-slurmd-$1"
-  shown=$(timeout 5 scontrol show node "$1" | grep -o 'SlurmdStartTime=[-0-9T:]*') || return 1
-  [ "$(date -d "${shown#*=}" +%s)" -ge "$noted" ] || return 1
+  [ "$(registered "$1" || echo 0)" -ge "$noted" ] || return 1
   timeout 5 sinfo --noheader --Node --partition=main --nodes="$1" --format=%T |
     grep -qxE 'idle|mixed|allocated|completing'
 }

@@ -308,6 +308,21 @@ def test_16_a_crash_loop_opens_the_circuit(cluster: Cluster):
     invariants.check(cluster, *TOY, "seeds=8", recomputed=0)
 
 
+@pytest.mark.parametrize("damage", ["gone", "garbage"])
+def test_17_what_is_derived_may_be_lost(cluster: Cluster, damage: str):
+    """The declaration, the job files and the caches are made again; the steps are the truth."""
+    cluster.run(*TOY)
+    derived = [path for path in (cluster.home / "studies").rglob("*") if path.is_file()]
+    derived += [path for path in (cluster.home / "cache").rglob("*") if path.is_file()]
+    assert derived
+    for path in derived:
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(b"\0garbage")
+    invariants.check(cluster, *TOY, recomputed=0)
+
+
 def test_19_clocks_that_disagree_steal_no_lease(cluster: Cluster):
     """The clock of the node is an hour behind, so its heartbeats look old; they still are signs of life."""
     cluster.set("hold-pretrain-6")

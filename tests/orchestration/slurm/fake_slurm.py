@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -169,17 +170,21 @@ def main(arguments: list[str]) -> int:
         with open(memory() / "calls", "a") as calls:
             calls.write(" ".join([command, *rest]) + "\n")
         if command == "sbatch":
-            return _sbatch(rest)
-        if command == "squeue":
+            code = _sbatch(rest)
+        elif command == "squeue":
             return _squeue()
-        if command == "scontrol":
+        elif command == "scontrol":
             return _scontrol(rest)
-        if command == "scancel":
+        elif command == "scancel":
             for name in rest:
                 set_state(name, "CANCELLED")
             return 0
-        print("Slurm accounting storage is disabled", file=sys.stderr)
-        return 1
+        else:
+            print("Slurm accounting storage is disabled", file=sys.stderr)
+            return 1
+    if _mode("sbatch") == "hang":
+        time.sleep(60)
+    return code
 
 
 if __name__ == "__main__":

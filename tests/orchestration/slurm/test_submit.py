@@ -11,7 +11,7 @@ import pytest
 
 from tests.orchestration.slurm import arrays, fake_slurm
 from vlmablate.errors import UserError
-from vlmablate.orchestration.slurm import journal
+from vlmablate.orchestration.slurm import commands, journal
 from vlmablate.orchestration.slurm.executor import QueueFull
 from vlmablate.orchestration.slurm.submit import adopt, submit, submit_lock
 
@@ -92,6 +92,16 @@ def test_a_job_that_arrived_although_sbatch_said_otherwise_is_adopted(slurm: Pat
     assert submission.job_id == "101"
     assert calls(slurm, "sbatch") == 1
     assert "adopted job 101" in said[0]
+
+
+def test_an_sbatch_that_hangs_is_ended_and_its_job_adopted(
+    slurm: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(commands, "SUBMIT_TIMEOUT_S", 1.0)
+    (slurm / "mode-sbatch").write_text("hang")
+    submission = send(home)
+    assert submission.job_id == "101"
+    assert calls(slurm, "sbatch") == 1
 
 
 def test_a_slurm_that_is_down_is_an_error_with_nothing_submitted(slurm: Path, home: Path):
