@@ -115,7 +115,9 @@ def create_exclusive(path: Path, data: bytes) -> bool:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return False
+            # A network file system may repeat a request whose answer was lost, and then find its own link.
+            if os.stat(temporary).st_nlink != 2:
+                return False
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
                 raise
@@ -143,11 +145,12 @@ def _create_o_excl(path: Path, data: bytes) -> bool:
     return True
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """The value of a JSON file. Raises FileNotFoundError, or ValueError that names the file when it is
     damaged.
     """
-    text = Path(path).read_bytes()
+    with open(path, "rb") as file:
+        text = file.read()
     try:
         return json.loads(text)
     except ValueError as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vlmablate.files import read_json
+from vlmablate.orchestration import lease as lease_module
 from vlmablate.orchestration.lease import Lease, LeaseBusyError, LeaseLostError, claim, latest
 from vlmablate.orchestration.processes import Owner, start_time
 
@@ -169,3 +171,57 @@ def test_a_torn_record_counts_as_alive_while_it_is_young(tmp_path: Path):
     assert found.alive(60.0)
     os.utime(path, (0, 0))
     assert not found.alive(60.0)
+
+
+def test_a_disk_that_stumbles_once_does_not_end_the_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lease = claim(tmp_path, heartbeat_s=60.0)
+    real = os.listdir
+
+    def stumble(folder: Path) -> list[str]:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "listdir", stumble)
+    lease.beat()
+    monkeypatch.setattr(os, "listdir", real)
+    assert not lease.lost
+    lease.check()
+    lease.finish("done")
+
+
+def test_a_number_that_was_tidied_away_is_not_claimed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A claimant stands still between looking and creating, while others take turns and tidy up behind them."""
+    claim(tmp_path, heartbeat_s=60.0).finish("ended")
+    real = lease_module.create_exclusive
+    later = []
+
+    def stand_still(path: Path, data: bytes) -> bool:
+        monkeypatch.setattr(lease_module, "create_exclusive", real)
+        for _ in range(3):
+            claim(tmp_path, heartbeat_s=60.0).finish("ended")
+        later.append(claim(tmp_path, heartbeat_s=60.0))
+        for number in (1, 2, 3):
+            (tmp_path / f"{number:03d}.json").unlink()
+        return real(path, data)
+
+    monkeypatch.setattr(lease_module, "create_exclusive", stand_still)
+    with pytest.raises(LeaseBusyError):
+        claim(tmp_path, heartbeat_s=60.0)
+    assert not later[0].lost
+    assert latest(tmp_path).number == later[0].number
+    later[0].finish("ended")
+
+
+def test_a_link_whose_answer_was_lost_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A network file system repeats the request and then finds the name taken, by ourselves."""
+    real = os.link
+
+    def repeated(source: Path, target: Path) -> None:
+        real(source, target)
+        raise FileExistsError(errno.EEXIST, "file exists")
+
+    monkeypatch.setattr(os, "link", repeated)
+    lease = claim(tmp_path, heartbeat_s=60.0)
+    assert lease.number == 1
+    lease.finish("ended")

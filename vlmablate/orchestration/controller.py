@@ -365,7 +365,14 @@ class Controller:
         self._report(f"  look:    vlmablate status{f' {names}' if len(work.studies) == 1 else ''}")
         self._report(f"  go on:   {work.command}  (follows the jobs, then writes the report)")
         self._report(f"  cancel:  vlmablate cancel {names}")
-        return EXIT_INTERRUPTED if outcome.interrupted else EXIT_OK
+        if outcome.interrupted:
+            return EXIT_INTERRUPTED
+        if outcome.not_started:
+            self._report(
+                f"{len(outcome.not_started)} jobs did not fit; give the same command again when there is room"
+            )
+            return EXIT_FAILED
+        return EXIT_OK
 
     def _say_unfinished(self, work: Work, plan: Plan, outcome: Outcome) -> int:
         report = self._report

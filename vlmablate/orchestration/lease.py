@@ -177,10 +177,10 @@ class Lease:
 
     def beat(self) -> None:
         """One heartbeat: notice a take-over, else renew the lease."""
-        if _highest(self.directory) != self.number:
-            self._lost.set()
-            return
         try:
+            if _highest(self.directory) != self.number:
+                self._lost.set()
+                return
             os.utime(self.path)
         except FileNotFoundError:
             self._lost.set()
@@ -257,4 +257,9 @@ def claim(
         winner = latest(directory)
         assert winner is not None
         raise LeaseBusyError(directory, winner)
+    later = latest(directory)
+    if later is not None and later.number > number:
+        # The number was free only because somebody tidied up old ones while this process stood still.
+        _path(directory, number).unlink(missing_ok=True)
+        raise LeaseBusyError(directory, later)
     return Lease(directory, number, record, heartbeat_s, watch)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vlmablate.design.spec import StepSpec
 from vlmablate.errors import NoProgress, UserError, is_disk_full
@@ -189,7 +189,7 @@ class Worker:
                     supersedes=self._is_former_life,
                     job=self._manifest["job"],
                     log=str(directory / LOG),
-                    node=socket.gethostname(),
+                    node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
                     ranks=self._leader.place.size,
                     slurm=self._slurm,
                 )
@@ -454,6 +454,15 @@ def _nodes(listed: str) -> list[str]:
     return list(_parse_node_list(listed))
 
 
+def _leave(code: Exit) -> NoReturn:
+    """End a rank at once. srun ends the others as soon as one has gone, and a rank that were still taking its libraries
+    down would die of that signal, which would become the code of the whole job.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the worker; returns an :class:`Exit` code."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -477,7 +486,7 @@ def main(arguments: list[str] | None = None) -> int:
     place = place_in_job()
     if place.rank:
         try:
-            return follow(manifest, Follower(place, meeting), stop)
+            _leave(follow(manifest, Follower(place, meeting), stop))
         except GangBrokenError as error:
             print(error, file=sys.stderr, flush=True)
             return Exit.FAILED
@@ -485,7 +494,7 @@ def main(arguments: list[str] | None = None) -> int:
     worker = Worker(manifest, stop=stop, watch=watch, slurm=slurm)
     if place.size == 1:
         return worker.run()
-    return worker.lead(place, meeting)
+    _leave(worker.lead(place, meeting))
 
 
 if __name__ == "__main__":

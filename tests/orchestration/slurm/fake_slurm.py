@@ -95,7 +95,9 @@ def _indices(text: str) -> list[int]:
 def _sbatch(arguments: list[str]) -> int:
     mode = _mode("sbatch")
     after, _, later = _mode("sbatch-after").partition(" ")
-    if later and len({job["id"] for job in read_jobs()}) >= int(after):
+    if later and len({job["id"] for job in read_jobs() if job["state"] in ("PENDING", "RUNNING")}) >= int(
+        after
+    ):
         mode = later
     if mode == "refuse":
         print("sbatch: error: invalid partition specified: nowhere", file=sys.stderr)

@@ -11,6 +11,8 @@ from tests.orchestration import fakes
 from tests.orchestration.slurm import fake_slurm
 from vlmablate.design.identity import step_id
 from vlmablate.design.spec import RunSpec, StepSpec
+from vlmablate.errors import UserError
+from vlmablate.files import read_json
 from vlmablate.orchestration.estimates import Estimator
 from vlmablate.orchestration.failures import Outcome
 from vlmablate.orchestration.plan import make_plan
@@ -145,9 +147,9 @@ def test_a_full_queue_takes_the_rest_later(slurm: Path, home: Path, control: Pat
 
     sweep = Sweep(home, 6, max_array=2)
     (slurm / "mode-sbatch-after").write_text("2 full")
-    outcome = sweep.run(nothing, run_all, lambda: (slurm / "mode-sbatch-after").unlink())
+    outcome = sweep.run(nothing, run_all)
     assert (outcome.computed, outcome.failures) == (6, [])
-    assert "Slurm takes no more jobs for now" in sweep.text
+    assert "Slurm does not take 2 jobs at once" in sweep.text
     assert len({job["id"] for job in fake_slurm.read_jobs()}) == 3
 
 
@@ -218,3 +220,85 @@ def test_memory_that_was_not_enough_is_asked_for_again_with_more(slurm: Path, ho
     assert (outcome.computed, outcome.failures) == (1, [])
     memory = [line for job in fake_slurm.read_jobs() for line in Path(job["script"]).read_text().splitlines()]
     assert [line for line in memory if "--mem=" in line] == ["#SBATCH --mem=8192M", "#SBATCH --mem=12288M"]
+
+
+def test_one_job_that_never_fits_ends_with_slurms_words(slurm: Path, home: Path, control: Path):
+    """The same words stand for a full queue and for a job that asks for too much; only the first one passes."""
+    (slurm / "mode-sbatch").write_text("full")
+    with pytest.raises(UserError, match="not even one job.*job submit limit"):
+        Sweep(home, 4).run(nothing, nothing, nothing, nothing)
+    assert sbatch_calls(slurm) == 3  # 4, 2, 1
+
+
+def test_leaving_with_a_full_queue_tells_what_did_not_fit(slurm: Path, home: Path, control: Path):
+    (slurm / "mode-sbatch-after").write_text("1 full")
+    outcome = Sweep(home, 4, max_array=2).run(detach=True)
+    assert len(fake_slurm.read_jobs()) == 2
+    assert [len(job.steps) for job in outcome.not_started] == [1, 1]
+
+
+def test_a_failed_element_is_submitted_again_although_its_array_still_runs(
+    slurm: Path, home: Path, control: Path
+):
+    """Nobody watched, Slurm has forgotten the element that failed, and its sibling still runs."""
+    sweep = Sweep(home)
+    sweep.run(detach=True)
+    (control / "fail-evaluate").touch()
+    fake_slurm.run_element("101_0")
+    (control / "fail-evaluate").unlink()
+    fake_slurm.write_jobs([job for job in fake_slurm.read_jobs() if job["index"] != 0])
+    fake_slurm.set_state("101_1", "RUNNING")
+    outcome = sweep.run(nothing)
+    assert (outcome.computed, outcome.failures) == (2, [])
+    assert {job["id"] for job in fake_slurm.read_jobs()} == {"101", "102"}
+
+
+def test_children_of_a_parent_that_is_tried_again_do_not_wait_for_the_whole_sweep(
+    slurm: Path, home: Path, control: Path
+):
+    """Slurm ends them for their parent's sake while another branch works on for long."""
+    sweep = Sweep(home, 1, {"killed": {"action": "retry", "retries": 1}})
+    parent = StepSpec("features", 1, step_id("features", 1, {}, {}, {}), "parent", {}, {}, {})
+    deps = {"features": parent.id}
+    child = StepSpec("evaluate", 1, step_id("evaluate", 1, {}, deps, {}), "child", {}, deps, {})
+    sweep._runs.append(RunSpec("child", "default", 0, {"features": parent, "evaluate": child}))
+
+    def elements(slug: str) -> list[str]:
+        found = []
+        for job in fake_slurm.read_jobs():
+            steps = read_json(Path(job["script"]).parent / "intent.json")["jobs"][str(job["index"])]["steps"]
+            found += [f"{job['id']}_{job['index']}" for step in steps if step["slug"] == slug]
+        return found
+
+    def parent_is_killed() -> None:
+        fake_slurm.set_state(elements("run0")[0], "RUNNING")
+        fake_slurm.set_state(elements("parent")[0], "FAILED")
+
+    def child_is_ended() -> None:
+        fake_slurm.set_state(elements("child")[0], "CANCELLED", "DependencyNeverSatisfied")
+
+    def parent_is_done() -> None:
+        fake_slurm.run_element(elements("parent")[-1])
+
+    def child_is_back() -> None:
+        assert len(elements("child")) == 2
+        run_all()
+
+    outcome = sweep.run(parent_is_killed, child_is_ended, parent_is_done, child_is_back)
+    assert outcome.failures == []
+    assert outcome.computed == 3
+
+
+def test_a_final_failure_is_final_although_another_studys_controller_judged_it_first(
+    slurm: Path, home: Path, control: Path
+):
+    (control / "fail-evaluate").touch()
+
+    def end_and_be_closed_by_another() -> None:
+        run_all()
+        for submission in journal.open_submissions(home):
+            journal.close(submission, dict.fromkeys(submission.indices, "FAILED"))
+
+    outcome = Sweep(home, 1).run(end_and_be_closed_by_another)
+    assert len(outcome.failures) == 1
+    assert sbatch_calls(slurm) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vlmablate.orchestration.slurm.commands import NoAnswer, Row, read_sacct, read_squeue
+from vlmablate.orchestration.slurm.commands import NoAnswer, Row, covers, read_sacct, read_squeue, span_of
 from vlmablate.orchestration.slurm.journal import Submission, job_name
 from vlmablate.orchestration.slurm.states import LOST, Fate, JobState, Voices, fuse
 
@@ -50,6 +50,16 @@ def state(**heard: Any) -> JobState:
         ({"squeue": [], "shown": {"50": None}, "leases": {(TOKEN, 0): True}}, Fate.RUNNING),
         ({"squeue": [], "shown": {"50": None}, "settled": frozenset()}, Fate.UNKNOWN),
         ({"squeue": [], "shown": {"50": None}}, Fate.ENDED),
+        (
+            {
+                "squeue": [row("RUNNING", 1)],
+                "shown": {"50": [row("RUNNING", 1)]},
+                "exits": {TOKEN: {0: {"code": 1}}},
+            },
+            Fate.ENDED,
+        ),
+        ({"squeue": [row("PENDING", None)], "shown": {}, "exits": {TOKEN: {0: {"code": 1}}}}, Fate.UNKNOWN),
+        ({"squeue": None, "sacct": [row("NODE_FAIL")]}, Fate.UNKNOWN),
     ],
 )
 def test_only_evidence_ends_a_job(heard: dict[str, Any], fate: Fate):
@@ -87,6 +97,25 @@ def test_elements_that_were_cancelled_before_they_started_have_ended():
         "CANCELLED",
         "CANCELLED",
     ]
+
+
+def test_a_row_for_several_elements_speaks_for_those_it_names():
+    waiting = Row("50", None, NAME, "PENDING", span="1-2")
+    voices = Voices([waiting], None, {"50": [waiting]}, {TOKEN: {0: {"code": 1}}}, {}, frozenset())
+    assert [found.fate for found in fuse(submission(3), voices).values()] == [
+        Fate.ENDED,
+        Fate.QUEUED,
+        Fate.QUEUED,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("printed", "span", "inside", "outside"),
+    [("2-5%3", "2-5", 4, 6), ("[1,7-9]%2", "1,7-9", 8, 2), ("0-8:4", "0-8:4", 4, 3)],
+)
+def test_spans_are_read_as_slurm_prints_them(printed: str, span: str, inside: int, outside: int):
+    assert span_of(printed) == span
+    assert (covers(span, inside), covers(span, outside)) == (True, False)
 
 
 def test_squeue_rows_are_read():

@@ -25,7 +25,10 @@ class NoAnswer(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Row:
-    """One job or array element as ``squeue``, ``sacct`` or ``scontrol`` shows it."""
+    """One job or array element as ``squeue``, ``sacct`` or ``scontrol`` shows it.
+
+    A row without an index stands for several elements; ``span`` says for which (``2-5,7``), or is empty.
+    """
 
     job_id: str
     index: int | None
@@ -34,6 +37,7 @@ class Row:
     reason: str = ""
     nodes: str = ""
     comment: str = ""
+    span: str = ""
 
 
 def require_slurm() -> None:
@@ -181,11 +185,32 @@ def show_job(job_id: str) -> list[Row] | None:
                 facts.get("Reason", ""),
                 facts.get("NodeList", ""),
                 facts.get("Comment", ""),
+                span_of(index),
             )
         )
     if not rows:
         raise NoAnswer("scontrol show job printed nothing that can be read")
     return rows
+
+
+def span_of(text: str) -> str:
+    """The elements that a row without an index stands for, from what is printed in the index's place (``2-5%3``)."""
+    listed = text.partition("%")[0].strip("[]")
+    return (
+        listed
+        if re.fullmatch(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*", listed) and not listed.isdigit()
+        else ""
+    )
+
+
+def covers(span: str, index: int) -> bool:
+    """Whether ``2-5,7`` names an index."""
+    for part in span.split(","):
+        bounds, _, step = part.partition(":")
+        first, _, last = bounds.partition("-")
+        if int(first) <= index <= int(last or first) and (index - int(first)) % int(step or 1) == 0:
+            return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmablate.orchestration.lease import TTL_S, latest
 from vlmablate.orchestration.slurm import commands, journal
-from vlmablate.orchestration.slurm.commands import NoAnswer, Row
+from vlmablate.orchestration.slurm.commands import NoAnswer, Row, covers
 from vlmablate.orchestration.slurm.journal import Submission
 from vlmablate.orchestration.slurm.states import Fate, JobState, Voices, by_element, fuse
 from vlmablate.orchestration.store import ATTEMPTS, Store
@@ -73,14 +73,20 @@ def _squeue() -> list[Row] | None:
 
 
 def _undecided(submissions: Sequence[Submission], rows: Sequence[Row] | None) -> set[str]:
-    """Tokens with an element that no row is about."""
+    """Tokens with an element that no row is clearly about."""
     listed = by_element(rows)
-    unsplit = {row.name for row in rows or () if row.index is None}
+    spans: dict[str, list[str]] = {}
+    for row in rows or ():
+        if row.index is None and row.span:
+            spans.setdefault(row.name, []).append(row.span)
     return {
         s.token
         for s in submissions
-        if journal.job_name(s.token) not in unsplit
-        and any((journal.job_name(s.token), index) not in listed for index in s.indices)
+        for name in [journal.job_name(s.token)]
+        if any(
+            (name, index) not in listed and not any(covers(span, index) for span in spans.get(name, ()))
+            for index in s.indices
+        )
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmablate.design.spec import StepSpec
-from vlmablate.errors import DiskFull
+from vlmablate.errors import DiskFull, UserError
 from vlmablate.orchestration import marks
 from vlmablate.orchestration.evidence import FailureClass, classify
 from vlmablate.orchestration.failures import (
@@ -48,7 +48,7 @@ from vlmablate.orchestration.slurm.executor import QueueFull
 from vlmablate.orchestration.slurm.journal import Submission
 from vlmablate.orchestration.slurm.observe import States, covered, observe, steps_of
 from vlmablate.orchestration.slurm.settings import Profile, exclude_nodes, profile_of, read_profile
-from vlmablate.orchestration.slurm.states import LOST, Fate, JobState
+from vlmablate.orchestration.slurm.states import LOST, Fate, JobState, fate_of
 from vlmablate.orchestration.slurm.submit import adopt, submit, submit_lock
 from vlmablate.orchestration.store import LOG, State, Store
 from vlmablate.orchestration.worker import Exit
@@ -128,6 +128,9 @@ class SlurmRound:
         self._counted: set[str] = set()
         self._judged: dict[str, dict[int, str]] = {}
         self._lifted: set[tuple[str, int]] = set()
+        self._followed: dict[str, Submission] = {}
+        self._array_limit = around.limits.max_array
+        self._full = False
         self._halted = False
         self._earlier: frozenset[Element] | None = None
         self.outcome = Outcome()
@@ -161,10 +164,11 @@ class SlurmRound:
     def _submit(self, plan: Plan) -> bool:
         """Submit what nobody computes. Returns whether there is anything to wait for."""
         around = self._around
+        self._full = False
         with submit_lock(around.home, ttl_s=around.ttl_s, heartbeat_s=around.heartbeat_s):
             adopt(around.home, self._display.message)
-            submissions = journal.open_submissions(around.home)
-            states = observe(submissions, self._store, around.ttl_s)
+            submissions = self._submissions()
+            states = self._observe(submissions)
             if self._earlier is None:
                 ended = [(t, i) for t, of in states.items() for i, state in of.items() if not state.alive]
                 self._earlier = frozenset(ended)
@@ -223,7 +227,7 @@ class SlurmRound:
         )
         directories = {planned.spec.id: self._store.directory(planned.spec) for planned in plan.steps}
         count = 0
-        for batch in batches:
+        for number, batch in enumerate(batches):
             if batch_parents(batch) - job_ids.keys():
                 continue  # a parent did not get in
             try:
@@ -232,9 +236,8 @@ class SlurmRound:
                     job_ids, self._display.message,
                 )  # fmt: skip
             except QueueFull as error:
-                self._display.message(
-                    f"Slurm takes no more jobs for now; the rest follows as others end ({error})"
-                )
+                self._no_room(batch, error)
+                self.outcome.not_started += [j for b in batches[number:] for j in b.jobs.values()]
                 return False
             assert submission.job_id is not None
             job_ids[batch.token] = submission.job_id
@@ -242,6 +245,28 @@ class SlurmRound:
         arrays = "array" if len(batches) == 1 else "arrays"
         self._display.message(f"submitted {count} jobs in {len(batches)} {arrays}")
         return True
+
+    def _no_room(self, batch: Batch, error: QueueFull) -> None:
+        """Slurm said that a limit is reached, of jobs or of what one job may ask for: the words are the same. Smaller
+        arrays may fit; a single job that does not fit while none is in the queue never will.
+        """
+        self._full = True
+        if len(batch.jobs) > 1:
+            self._array_limit = max(1, len(batch.jobs) // 2)
+            self._display.message(
+                f"Slurm does not take {len(batch.jobs)} jobs at once; trying fewer ({error})"
+            )
+            return
+        try:
+            alive = any(fate_of(row.state) is not Fate.ENDED for row in commands.squeue())
+        except commands.NoAnswer:
+            alive = True
+        if not alive:
+            raise UserError(
+                f"Slurm takes not even one job, and none of yours is in the queue: {error}\n"
+                "look at execution.slurm: time_min, mem_gb, qos, partition, and the GPUs of one job"
+            ) from error
+        self._display.message(f"Slurm takes no more jobs for now; the rest follows as others end ({error})")
 
     def profile(self, job: Job) -> Profile:
         """The resources of a job, with what earlier failures of its steps changed."""
@@ -256,7 +281,7 @@ class SlurmRound:
 
     def _limit(self, profiles: Mapping[str, Profile]) -> int:
         asked = [profile.max_array for profile in profiles.values() if profile.max_array is not None]
-        return min([self._around.limits.max_array, *asked])
+        return min([self._around.limits.max_array, self._array_limit, *asked])
 
     def _manifests(self, batch: Batch, directories: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         around = self._around
@@ -287,23 +312,49 @@ class SlurmRound:
     def _watch(self, plan: Plan) -> None:
         """Look until something has to be submitted again, or nothing of this plan is at work any more."""
         desired = {step.id for step in plan.missing}
+        before = 0
         while True:
             submissions = [
                 submission
-                for submission in journal.open_submissions(self._around.home)
+                for submission in self._submissions()
                 if any(step.id in desired for i in submission.indices for step in steps_of(submission, i))
             ]
-            states = observe(submissions, self._store, self._around.ttl_s)
+            states = self._observe(submissions)
             again = self._judge(plan, submissions, states)
             self._show(plan, submissions, states)
             alive = sum(state.alive for of in states.values() for state in of.values())
+            ended, before = before - alive, alive
             if again:
                 return
+            if self._full and ended > 0:
+                self._array_limit = max(self._array_limit, ended)  # as many as have made room
+                return
             if not alive:
-                self._pause(POLL_S)  # what is left waits for others: for their work, or for room in the queue
+                # What is left waits for others: for their work, or for room in the queue.
+                self._pause(poll_interval(self._clock() - self._begun))
                 return
             self._lift_delays(submissions, states)
             self._pause(poll_interval(self._clock() - self._begun))
+
+    def _submissions(self) -> list[Submission]:
+        """The open submissions, and those that this round has seen and somebody else has closed since: their ends are
+        not known here yet.
+        """
+        found = {submission.token: submission for submission in journal.open_submissions(self._around.home)}
+        for token, submission in self._followed.items():
+            if token not in found and len(self._judged.get(token, {})) < len(submission.indices):
+                found[token] = submission
+        self._followed = {token: s for token, s in found.items() if s.job_id is not None}
+        return list(found.values())
+
+    def _observe(self, submissions: list[Submission]) -> States:
+        """The states of all elements. An end that was judged stays an end, also when Slurm has forgotten it."""
+        states = observe(submissions, self._store, self._around.ttl_s)
+        for token, ends in self._judged.items():
+            for index, text in ends.items():
+                if token in states:
+                    states[token][index] = JobState(Fate.ENDED, text, source="judged")
+        return states
 
     def _lift_delays(self, submissions: list[Submission], states: States) -> None:
         """A job that went back to the queue to go on later may go on as soon as there is room."""
@@ -331,7 +382,12 @@ class SlurmRound:
                 mine = [by_id[step.id] for step in steps_of(submission, index) if step.id in by_id]
                 again |= self._ended(plan, submission, index, state, mine)
                 done[index] = state.text
-            if len(done) == len(submission.indices) and self._is_ours(submission, by_id):
+            ended = len(done) == len(submission.indices)
+            if (
+                ended
+                and self._is_ours(submission, by_id)
+                and not (submission.folder / journal.CLOSED).exists()
+            ):
                 journal.close(submission, done)
         return again
 
@@ -383,13 +439,14 @@ class SlurmRound:
         if kind is FailureClass.DEPENDENCY or (
             kind is FailureClass.CANCELLED and _never_started(submission, state)
         ):
-            return False  # the parent's failure is what is told, and what decides
+            # The parent's failure is what is told, and what decides; a parent that is tried again needs its children.
+            return not self._halted
         if kind is FailureClass.CANCELLED and not evidence.cancelled:
             with suppress(DiskFull):
                 marks.cancel(directory, f"job {submission.element_name(index)}", by="scancel")
             evidence = replace(evidence, cancelled=cancelled_by(directory))
         past = self._trouble.past.setdefault(step.id, [])
-        past.append(past_failure(kind, attempt, state.nodes if attempt is None else ""))
+        past.append(past_failure(kind, attempt, _node(state)))
         execution = changed(self._around.execution, self._trouble.changes.get(step.id, {}))
         decision = decide(kind, past, self._policy, in_effect(step.config, execution))
         every = [failure for failures in self._trouble.past.values() for failure in failures]
@@ -507,6 +564,14 @@ def _never_started(submission: Submission, state: JobState) -> bool:
         and submission.intent.get("dependency") is not None
         and not state.nodes.strip("None ")
     )
+
+
+def _node(state: JobState) -> str:
+    """The node of an element by the name that Slurm has for it; empty when it had several, because which one was bad is
+    not known.
+    """
+    several = "," in state.nodes or "[" in state.nodes
+    return "" if several or state.nodes in ("None", "None assigned") else state.nodes
 
 
 def _made_by(record: Mapping[str, Any], submission: Submission, index: int) -> bool:

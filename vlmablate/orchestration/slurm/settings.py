@@ -100,6 +100,11 @@ def read_profile(execution: Mapping[str, Any]) -> Profile:
     if memory is not None and (not isinstance(memory, int | float) or memory <= 0):
         raise UserError(f"execution.slurm.mem_gb must be a positive number of GB, not {memory!r}")
     profile = Profile(**values)
+    if execution.get("device") == "cuda" and profile.gpus_per_node < profile.ranks:
+        raise UserError(
+            f"execution.device=cuda with ranks={profile.ranks} needs as many GPUs on each node, and "
+            f"execution.gpus_per_job is {profile.gpus_per_node}: set it to {profile.ranks} or more"
+        )
     if profile.signal_delay_s >= 60 * profile.time_min:
         raise UserError(
             f"execution.slurm.signal_delay_s={profile.signal_delay_s} is no shorter than the limit of "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from vlmablate.orchestration.slurm.commands import Row
+from vlmablate.orchestration.slurm.commands import Row, covers
 from vlmablate.orchestration.slurm.journal import Submission, job_name
 
 WAITING = frozenset(
@@ -94,31 +94,40 @@ def fuse(submission: Submission, voices: Voices) -> dict[int, JobState]:
     """The state of every element of a submission."""
     name = job_name(submission.token)
     queue, account = by_element(voices.squeue), by_element(voices.sacct)
-    shown = voices.shown.get(submission.job_id or "", ())
-    listed = by_element(shown) if shown is not None else {}
-    # Elements that never started have no rows of their own: the array is one row, without an index.
-    whole = next(
-        (row for row in [*(voices.squeue or ()), *(shown or ())] if row.name == name and row.index is None),
-        None,
-    )
+    shown = voices.shown.get(submission.job_id or "")
+    listed = by_element(shown)
+    # Elements that have not started may be shown as one row, without an index of its own.
+    together = [
+        row for row in [*(voices.squeue or ()), *(shown or ())] if row.name == name and row.index is None
+    ]
     exits = voices.exits.get(submission.token, {})
     found = {}
     for index in submission.indices:
         key = (name, index)
         found[index] = _fuse_one(
-            queue.get(key), account.get(key), listed.get(key) or whole, exits.get(index),
+            queue.get(key), account.get(key), listed.get(key), _covering(together, index), exits.get(index),
             voices.leases.get((submission.token, index), False),
             answered=voices.squeue is not None,
-            forgotten=shown is None,
+            # Slurm forgets an element some minutes after its end, also while others of its array go on.
+            forgotten=(submission.job_id or "") in voices.shown,
             settled=submission.token in voices.settled,
         )  # fmt: skip
     return found
+
+
+def _covering(rows: Sequence[Row], index: int) -> Row | None:
+    """The row that speaks for an element among others; one that does not say for whom speaks for all."""
+    for row in rows:
+        if row.span and covers(row.span, index):
+            return row
+    return next((row for row in rows if not row.span), None)
 
 
 def _fuse_one(
     queue: Row | None,
     account: Row | None,
     shown: Row | None,
+    together: Row | None,
     record: Mapping[str, Any] | None,
     leased: bool,
     *,
@@ -127,14 +136,14 @@ def _fuse_one(
     settled: bool,
 ) -> JobState:
     code = int(record["code"]) if record is not None else None
-    for row, source in ((queue, "squeue"), (shown, "scontrol")):
+    if together is not None and not together.span and record is not None:
+        together = None  # it has run, so it is none of those that have not started
+    for row, source in ((queue, "squeue"), (shown, "scontrol"), (together, "squeue")):
         if row is None:
             continue
-        fate = _fate(row.state)
-        if fate is Fate.ENDED:
-            return JobState(fate, row.state, row.reason, row.nodes, code, source)
-        return JobState(fate, row.state, row.reason, row.nodes, None, source)
-    if account is not None and _fate(account.state) is Fate.ENDED:
+        fate = fate_of(row.state)
+        return JobState(fate, row.state, row.reason, row.nodes, code if fate is Fate.ENDED else None, source)
+    if answered and account is not None and fate_of(account.state) is Fate.ENDED:
         return JobState(Fate.ENDED, account.state, "", account.nodes, code, "sacct")
     if leased:
         return JobState(Fate.RUNNING, "RUNNING", source="lease")
@@ -148,7 +157,8 @@ def _fuse_one(
     return JobState(Fate.UNKNOWN, "UNKNOWN", source="no voice")
 
 
-def _fate(state: str) -> Fate:
+def fate_of(state: str) -> Fate:
+    """What a state in Slurm's word says of a job."""
     word = state.split()[0].rstrip("+") if state.strip() else ""
     if word in FINAL:
         return Fate.ENDED
