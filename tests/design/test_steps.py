@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from vlmablate.design import steps
 from vlmablate.design.compose import composer
 from vlmablate.design.spec import RunSpec, StepSpec
-from vlmablate.design.steps import TABLE, build_run, select
+from vlmablate.design.steps import TABLE, build_run, select, with_seeds
 from vlmablate.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ids.json").read_text())
@@ -63,6 +65,25 @@ def test_golden_run():
         tower_weights=case["tower_weights"],
     )
     assert ids(run) == case["ids"]
+
+
+@pytest.mark.parametrize("overrides", [(), ("vision=smoke_both",), ("stages=single",)])
+def test_other_seeds_of_a_run_are_the_runs_one_would_build(compose, overrides):
+    config = compose(*overrides)
+    first, *others = [build(config, seed) for seed in (3, 0, 1)]
+    made = with_seeds(first, [0, 1])
+    assert made == others
+    assert [[list(run.steps), ids(run)] for run in made] == [[list(run.steps), ids(run)] for run in others]
+    assert [[step.hints for step in run.steps.values()] for run in made] == [
+        [step.hints for step in run.steps.values()] for run in others
+    ]
+
+
+def test_other_seeds_leave_out_what_joined_later(compose, monkeypatch):
+    row = dataclasses.replace(TABLE["finetune"], added={"seed.order": 7, "position.kind": "learned_2d"})
+    monkeypatch.setattr(steps, "TABLE", {**TABLE, "finetune": row})
+    config = compose()
+    assert with_seeds(build(config, 0), [7]) == [build(config, 7)]
 
 
 def test_a_run_has_the_declared_graph(compose):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,18 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "save_all", lambda *given: {section: [] for section in figures.SECTIONS})
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs without content."""
+
+    def pretend(study: Study) -> dict[str, Any]:
+        for name in OUTPUTS:
+            (study.folder / name).touch()
+        return {"verdicts": [], "missing": []}
+
+    monkeypatch.setattr(build, "_build", pretend)
 
 
 def small(home: Path, **changes: Any) -> Path:
@@ -59,13 +73,8 @@ def test_an_unchanged_study_is_not_built_again_and_costs_no_heavy_import(built: 
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_makes_a_report_be_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pretend(study: Study) -> dict[str, Any]:
-        for name in OUTPUTS:
-            (study.folder / name).touch()
-        return {"verdicts": [], "missing": []}
-
-    monkeypatch.setattr(build, "_build", pretend)
+@pytest.mark.usefixtures("pretended")
+def test_what_makes_a_report_be_built_again(tmp_path: Path) -> None:
     folder = small(tmp_path)
     assert build_study(folder, tmp_path)["rebuilt"]
     assert not build_study(folder, tmp_path)["rebuilt"]
@@ -79,6 +88,29 @@ def test_what_makes_a_report_be_built_again(tmp_path: Path, monkeypatch: pytest.
     assert build_study(folder, tmp_path)["rebuilt"]
     next((tmp_path / "steps" / "evaluate").glob("*/result.json")).unlink()
     assert build_study(folder, tmp_path)["rebuilt"]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_neither_equal_sizes_nor_old_times_hide_a_change(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    assert build_study(folder, tmp_path)["rebuilt"]
+    result = next((tmp_path / "steps" / "evaluate").glob("*/result.json"))
+    then, content = result.stat(), result.read_text()
+    changed = result.with_name("changed")
+    changed.write_text(content.replace('"wall_s": 8', '"wall_s": 9', 1))
+    assert changed.stat().st_size == then.st_size
+    assert changed.read_text() != content
+    os.utime(changed, ns=(then.st_atime_ns, then.st_mtime_ns))
+    os.replace(changed, result)
+    assert build_study(folder, tmp_path)["rebuilt"]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_files_that_were_only_copied_make_no_new_report(tmp_path: Path) -> None:
+    folder = small(tmp_path / "a")
+    assert build_study(folder, tmp_path / "a")["rebuilt"]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert not build_study(tmp_path / "b" / folder.relative_to(tmp_path / "a"), tmp_path / "b")["rebuilt"]
 
 
 @pytest.mark.usefixtures("no_kernel")

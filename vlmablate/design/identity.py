@@ -44,6 +44,12 @@ def canonical(value: Any) -> str:
         raise CanonicalError(_complaint(value, "$")) from None
 
 
+class Encoded(str):
+    """A canonical text, which stands for the value it was made of: what many ids share is encoded once."""
+
+    __slots__ = ()
+
+
 class _Refused(Exception):  # noqa: N818
     """Somewhere in the value there is something without a canonical form."""
 
@@ -69,6 +75,8 @@ def _encode(value: Any) -> str:
         return repr(value)
     if kind is list:
         return "[" + ",".join([_encode(item) for item in value]) + "]"
+    if kind is Encoded:
+        return str(value)
     return _refuse()
 
 
@@ -112,7 +120,7 @@ def _complaint(value: Any, where: str) -> str:
         return "" if _is_unicode(value) else f"{where}: the text {value!r:.80} is not valid Unicode"
     if kind is float and not math.isfinite(value):
         return f"{where}: {value} has no canonical form; leave the field out or use a finite number"
-    if value is None or kind in (bool, int, float):
+    if value is None or kind in (bool, int, float, Encoded):
         return ""
     return (
         f"{where}: a {kind.__module__}.{kind.__qualname__} has no canonical form: {value!r:.80}; "
@@ -130,7 +138,7 @@ def short_id(value: Any) -> str:
     (80 bits).
     """
     raw = hashlib.sha256(canonical(value).encode()).digest()
-    return base64.b32encode(raw).decode().lower()[:ID_LENGTH]
+    return base64.b32encode(raw[: ID_LENGTH * 5 // 8]).decode().lower()
 
 
 def elide(config: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,4 +181,12 @@ def step_id(
         CanonicalError: when the config holds a value without a canonical form.
     """
     semantic = elide(config, added) if added else config
-    return short_id({"kind": kind, "version": version, "config": semantic, "deps": deps})
+    return short_id(step_text(kind, version, semantic, deps))
+
+
+def step_text(
+    kind: str, version: int, semantic: Mapping[str, Any], deps: dict[str, str] | Encoded
+) -> Encoded:
+    """The canonical text of which :func:`step_id` is the digest; ``semantic`` is the config after :func:`elide`."""
+    content = {"kind": kind, "version": version, "config": dict(semantic), "deps": deps}
+    return Encoded(canonical(content))

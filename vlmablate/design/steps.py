@@ -8,15 +8,17 @@ cannot enter an id.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from vlmablate.design.flops import flops
-from vlmablate.design.identity import canonical, digest, elide, step_id
+from vlmablate.design.identity import Encoded, canonical, digest, elide, short_id, step_id, step_text
 from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.errors import UserError, unknown_name
+
+_TRAINING_SEED = "$training_seed"
 
 FEATURES = "features*"
 """In a row's ``deps``: one dependency per tower, with the roles features0, features1, …"""
@@ -30,7 +32,7 @@ class Row:
         version: raise it when the meaning of the kind changes; every stored result of the kind is then
             retired.
         fields: config field of the step -> dotted path in the composed configuration, or ``$name`` for a
-            value that the graph supplies (tower, weights, assets, seeds).
+            value that the graph supplies (tower, weights, assets, seeds). Fields with seeds have no dots.
         deps: role -> role of the step in the run that fills it.
         added: fields that joined after ids had been given out, with the defaults at which they are left out.
     """
@@ -66,7 +68,7 @@ TABLE: Mapping[str, Row] = MappingProxyType(
                 "projector": "projector",
                 "position": "position",
                 "stages.align": "stages.align",
-                "seed": "$training_seed",
+                "seed": _TRAINING_SEED,
                 "precision": "precision",
             },
             {FEATURES: FEATURES, "language": "pretrain", "scenes": "scenes"},
@@ -77,7 +79,7 @@ TABLE: Mapping[str, Row] = MappingProxyType(
                 "projector": "projector",
                 "position": "position",
                 "stages.finetune": "stages.finetune",
-                "seed": "$training_seed",
+                "seed": _TRAINING_SEED,
                 "precision": "precision",
             },
             {FEATURES: FEATURES, "init": "$init", "scenes": "scenes"},
@@ -160,7 +162,6 @@ def build_run(
     assets: Mapping[str, str],
     tower_weights: Mapping[str, str],
     scale: str = "",
-    sibling: RunSpec | None = None,
 ) -> RunSpec:
     """The steps of one run with their ids.
 
@@ -171,7 +172,6 @@ def build_run(
         assets: asset set -> digest of its manifest, for the sets the scenes are composed from.
         tower_weights: tower -> SHA-256 of its weights (``random`` for a tower that is not pretrained).
         scale: the scale preset, kept as a hint for time estimates.
-        sibling: a run of the same configuration with another seed; what the seed cannot change is taken from it.
 
     Raises:
         UserError: for a fusion that does not fit the towers, or a configuration that lacks a field.
@@ -182,7 +182,7 @@ def build_run(
     supplied: dict[str, Any] = {
         "$assets": dict(assets),
         "$language": {key: config["data"][key] for key in LANGUAGE_FIELDS if key in config["data"]},
-        "$training_seed": {"init": seed, "order": seed},
+        _TRAINING_SEED: _training_seed(seed),
         "$evaluation_seed": {"evaluation": select(config, "seed.evaluation")},
     }
     aliases = {"$init": "align" if align else "pretrain"}
@@ -197,10 +197,6 @@ def build_run(
                 deps.update({role: steps[role].id for role in feature_roles})
             else:
                 deps[dep_role] = steps[aliases.get(source, source)].id
-        like = sibling.steps[role] if sibling is not None else None
-        if like is not None and like.deps == deps and "$training_seed" not in row.fields.values():
-            steps[role] = like
-            return
         values = {**supplied, **extra}
         step_config: dict[str, Any] = {}
         for name, source in row.fields.items():
@@ -214,7 +210,7 @@ def build_run(
             slug=_slug(kind, step_config, list(needed.values())),
             config=step_config,
             deps=deps,
-            hints=like.hints if like is not None else _hints(kind, row, step_config, needed, steps, scale),
+            hints=_hints(kind, row, step_config, needed, steps, scale),
         )
 
     add("scenes", "scenes")
@@ -229,6 +225,84 @@ def build_run(
     add("finetune", "finetune")
     add("evaluate", "evaluate")
     return RunSpec(arm, context, seed, steps)
+
+
+def _training_seed(seed: int) -> dict[str, int]:
+    return {"init": seed, "order": seed}
+
+
+def with_seeds(run: RunSpec, seeds: Iterable[int]) -> list[RunSpec]:
+    """The runs that :func:`build_run` makes of the same configuration with other seeds.
+
+    What a seed cannot change is shared with ``run``, and not encoded again for every id.
+    """
+    patterns: list[_Pattern] = []
+    for role, step in run.steps.items():
+        others = {pattern.step.id for pattern in patterns}
+        if _seed_field(step.kind) or others & set(step.deps.values()):
+            patterns.append(_Pattern.of(role, step))
+    return [RunSpec(run.arm, run.context, seed, _with_seed(run, patterns, seed)) for seed in seeds]
+
+
+def _seed_field(kind: str) -> str:
+    """The field of a kind's config that holds the seed of training; empty without one."""
+    return next((name for name, source in TABLE[kind].fields.items() if source == _TRAINING_SEED), "")
+
+
+_SEED_HERE, _DEPS_HERE = Encoded("\0seed"), Encoded("\0deps")
+"""Marks in the text of a pattern. Canonical texts hold no such letter: JSON writes it with a backslash."""
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """A step of which other seeds make others.
+
+    Attributes:
+        seeded: the field of its config that holds the seed; empty without one.
+        text: what its id is the digest of, with marks where seed and dependencies stand.
+    """
+
+    role: str
+    step: StepSpec
+    seeded: str
+    text: str
+
+    @classmethod
+    def of(cls, role: str, step: StepSpec) -> _Pattern:
+        row = TABLE[step.kind]
+        seeded = _seed_field(step.kind)
+        semantic = elide(step.config, row.added) if row.added else step.config
+        marked = {**semantic, seeded: _SEED_HERE} if seeded else semantic
+        return cls(role, step, seeded, step_text(step.kind, step.version, marked, _DEPS_HERE))
+
+    def with_seed(self, seeds: dict[str, int], needed: Mapping[str, StepSpec]) -> StepSpec:
+        """The step of another seed, on these dependencies."""
+        like, deps = self.step, {role: step.id for role, step in needed.items()}
+        config, text = like.config, self.text.replace(_DEPS_HERE, canonical(deps))
+        if self.seeded:
+            config = {**config, self.seeded: seeds}
+            added = TABLE[like.kind].added
+            semantic = elide({self.seeded: seeds}, added)[self.seeded] if added else seeds
+            text = text.replace(_SEED_HERE, canonical(semantic))
+        return StepSpec(
+            kind=like.kind,
+            version=like.version,
+            id=short_id(Encoded(text)),
+            slug=_slug(like.kind, config, list(needed.values())),
+            config=config,
+            deps=deps,
+            hints=like.hints,
+        )
+
+
+def _with_seed(run: RunSpec, patterns: Sequence[_Pattern], seed: int) -> dict[str, StepSpec]:
+    steps = dict(run.steps)
+    made = {step.id: step for step in run.steps.values()}  # id in `run` -> the step that stands for it
+    seeds = _training_seed(seed)
+    for pattern in patterns:
+        needed = {role: made[dep_id] for role, dep_id in pattern.step.deps.items()}
+        steps[pattern.role] = made[pattern.step.id] = pattern.with_seed(seeds, needed)
+    return steps
 
 
 def _hints(

@@ -134,11 +134,13 @@ def code_drift(steps: Collection[StepSpec], store: Store, digest: str) -> CodeDr
 
     A result that does not say what made it is left in peace.
     """
-    listings = {kind: store.listing(kind) for kind in {step.kind for step in steps}}
+    kinds = {step.kind for step in steps}
+    listings = {kind: (str(store.kind_directory(kind)), store.listing(kind)) for kind in kinds}
     other, digests = [], set()
     for step in steps:
-        name = listings[step.kind].get(step.id)
-        made_by = _made_by(f"{store.kind_directory(step.kind)}/{name}/{RESULT}", digest) if name else None
+        folder, names = listings[step.kind]
+        name = names.get(step.id)
+        made_by = _made_by(f"{folder}/{name}/{RESULT}", digest) if name else None
         if made_by is not None and made_by != digest:
             other.append(step)
             digests.add(made_by)

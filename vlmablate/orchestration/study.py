@@ -12,7 +12,7 @@ from vlmablate.design.compose import Composer
 from vlmablate.design.identity import short_id
 from vlmablate.design.patches import Patches
 from vlmablate.design.spec import RunSpec
-from vlmablate.design.steps import build_run
+from vlmablate.design.steps import build_run, with_seeds
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.files import read_json
 from vlmablate.orchestration.plan import unique_steps
@@ -164,20 +164,16 @@ def build_runs(
     for cell in cells:
         pictures = source.required({**cell.config, "vision": {**cell.config["vision"], "towers": []}})
         weights = source.tower_weights(cell.config, digests)
-        of_cell: list[RunSpec] = []
-        for seed in seeds:
-            run = build_run(
-                cell.config,
-                arm=cell.arm,
-                context=cell.context,
-                seed=seed,
-                assets={name: digests[name] for name in sorted(pictures)},
-                tower_weights=weights,
-                scale=scale,
-                sibling=of_cell[0] if of_cell else None,
-            )
-            of_cell.append(run)
-        of_cells.append(of_cell)
+        first = build_run(
+            cell.config,
+            arm=cell.arm,
+            context=cell.context,
+            seed=seeds[0],
+            assets={name: digests[name] for name in sorted(pictures)},
+            tower_weights=weights,
+            scale=scale,
+        )
+        of_cells.append([first, *with_seeds(first, seeds[1:])])
     runs = [of_cell[index] for index in range(len(seeds)) for of_cell in of_cells]
     seen: dict[tuple[str, str], str] = {}
     for run in runs:

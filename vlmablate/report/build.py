@@ -8,6 +8,9 @@ that out needs neither numpy nor pandas.
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,24 +34,53 @@ OUTPUTS = (
 )
 
 
+def _records(study: Study) -> Iterator[tuple[str, str]]:
+    """(name, path) of the results and specs of the study's steps."""
+    home = str(study.home)
+    for step_id, step in sorted(study.facts["steps"].items()):
+        for name in ("result.json", "spec.json"):
+            yield f"{step_id}/{name}", f"{home}/{step['dir']}/{name}"
+
+
+def _sources() -> list[tuple[str, str]]:
+    """(name, path) of the code and the templates of reports."""
+    package, analysis = str(Path(__file__).resolve().parents[1]), str(resource("analysis"))
+    found = [
+        (f"{folder.rpartition('/')[2]}/{name}", f"{folder}/{name}")
+        for folder in (f"{package}/stats", f"{package}/report", analysis)
+        for name in os.listdir(folder)
+        if (name.endswith(".py") if folder != analysis else name.startswith(("report.", "macros.")))
+    ]
+    return sorted(found)
+
+
+def stamp(study: Study) -> str:
+    """Digest of the sizes, times and inodes of the files a report depends on; no content is read.
+
+    While it stands, :func:`fingerprint` does: every way of changing a file sets its ctime, or gives it another inode.
+    """
+    digest = hashlib.sha256()
+    for name, path in ("study.json", f"{study.folder}/study.json"), *_records(study), *_sources():
+        try:
+            found = os.stat(path)
+        except OSError:
+            digest.update(f"{name}:absent\n".encode())
+            continue
+        facts = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        digest.update(f"{name}:{facts}\n".encode())
+    return digest.hexdigest()
+
+
 def fingerprint(study: Study) -> str:
     """Digest of everything a report depends on: study.json, the steps' results and specs, this code, the
     templates."""
     digest = hashlib.sha256((study.folder / "study.json").read_bytes())
-    for step_id in sorted(study.facts["steps"]):
-        for name in ("result.json", "spec.json"):
-            path = study.directory(step_id) / name
-            digest.update(f"{step_id}/{name}:".encode() + (path.read_bytes() if path.exists() else b"absent"))
-    package = Path(__file__).resolve().parents[1]
-    analysis = resource("analysis")
-    sources = [
-        *package.glob("stats/*.py"),
-        *package.glob("report/*.py"),
-        *analysis.glob("report.*"),
-        *analysis.glob("macros.*"),
-    ]
-    for path in sorted(sources, key=lambda path: path.name + str(path.parent.name)):
-        digest.update(f"{path.name}:".encode() + path.read_bytes())
+    for name, path in *_records(study), *_sources():
+        try:
+            content = Path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            content = b"absent"
+        digest.update(f"{name}:".encode() + content)
     return digest.hexdigest()
 
 
@@ -62,16 +94,19 @@ def build_study(study_dir: Path, home: Path, force: bool = False) -> dict[str, A
     own derivation of the numbers disagrees with significance.csv.
     """
     study = Study.load(Path(study_dir).absolute(), Path(home).absolute())
-    state = fingerprint(study)
+    seen = stamp(study)  # before any content is read, so that what changes in between is seen next time
     record = study.folder / "report.json"
+    known: dict[str, Any] = {}
     if not force and record.exists() and all((study.folder / name).exists() for name in OUTPUTS):
-        try:
+        with suppress(ValueError):
             known = read_json(record)
-        except ValueError:
-            known = {}
-        if known.get("fingerprint") == state:
+        if known.get("stamp") == seen:
             return _answer(study, known, rebuilt=False)
-    known = {"fingerprint": state, **_build(study)}
+    state = fingerprint(study)
+    if known.get("fingerprint") == state:
+        write_json(record, {**known, "stamp": seen})
+        return _answer(study, known, rebuilt=False)
+    known = {"fingerprint": state, "stamp": seen, **_build(study)}
     write_json(record, known)
     return _answer(study, known, rebuilt=True)
 

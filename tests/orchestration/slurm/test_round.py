@@ -225,7 +225,7 @@ def test_memory_that_was_not_enough_is_asked_for_again_with_more(slurm: Path, ho
 def test_one_job_that_never_fits_ends_with_slurms_words(slurm: Path, home: Path, control: Path):
     """The same words stand for a full queue and for a job that asks for too much; only the first one passes."""
     (slurm / "mode-sbatch").write_text("full")
-    with pytest.raises(UserError, match="not even one job.*job submit limit"):
+    with pytest.raises(UserError, match=r"not even one job.*job submit limit"):
         Sweep(home, 4).run(nothing, nothing, nothing, nothing)
     assert sbatch_calls(slurm) == 3  # 4, 2, 1
 
