@@ -91,6 +91,8 @@ def remove(home: Path, items: Sequence[Item], report: Callable[[str], None]) -> 
             report(f"left alone, it is needed by now: {item.path}")
         elif item.category == "steps" and not _take(item.path):
             report(f"left alone, somebody works on it: {item.path}")
+        elif item.category == "code" and item.path not in set(_code(home)):
+            report(f"left alone, jobs use it by now: {item.path}")
         elif _delete(item.path):
             freed += item.bytes
     return freed
