@@ -16,13 +16,12 @@ from vlmablate.orchestration.failures import (
     cancelled_by,
     cause_of,
     evidence_of,
-    past_failures,
+    past_failure,
     read_verdict,
     same_failures,
     write_verdict,
 )
 from vlmablate.orchestration.lease import claim, latest
-from vlmablate.orchestration.marks import forgive
 from vlmablate.orchestration.policy import (
     Action,
     PastFailure,
@@ -275,9 +274,7 @@ def test_a_verdict_stands_beside_the_attempt_it_is_about(tmp_path: Path):
     assert latest(folder).number == 2
     verdict = read_verdict(latest(folder))
     assert (verdict["class"], verdict["action"], verdict["node"]) == ("timeout", "fail", "n7")
-    assert past_failures(tmp_path) == [PastFailure(C.TIMEOUT, "n7", 20), PastFailure(C.TIMEOUT, "n7", 40)]
-    forgive(tmp_path, 1)
-    assert past_failures(tmp_path) == [PastFailure(C.TIMEOUT, "n7", 40)]
+    assert past_failure(C.TIMEOUT, latest(folder)) == PastFailure(C.TIMEOUT, "n7", 40)
 
 
 def test_a_cancelled_step_says_who_did_it_and_how_to_bring_it_back(tmp_path: Path):

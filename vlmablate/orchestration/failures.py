@@ -11,10 +11,9 @@ from vlmablate.design.spec import StepSpec
 from vlmablate.files import read_json, write_json
 from vlmablate.orchestration.evidence import Evidence, FailureClass, death
 from vlmablate.orchestration.jobs import Job
-from vlmablate.orchestration.lease import Attempt, attempts, now_text
-from vlmablate.orchestration.marks import cancellation, forgiven
+from vlmablate.orchestration.lease import Attempt, now_text
+from vlmablate.orchestration.marks import cancellation
 from vlmablate.orchestration.policy import Decision, PastFailure
-from vlmablate.orchestration.store import ATTEMPTS
 from vlmablate.orchestration.worker import Exit
 
 TAIL_BYTES = 4096
@@ -164,22 +163,6 @@ def past_failure(cls: FailureClass, attempt: Attempt | None, node: str = "") -> 
     record = attempt.record if attempt is not None else {}
     saved = record.get("checkpoint")
     return PastFailure(cls, node or str(record.get("node") or ""), saved if isinstance(saved, int) else None)
-
-
-def past_failures(directory: Path) -> list[PastFailure]:
-    """The judged failures of a step that nobody has forgiven, oldest first.
-
-    Args:
-        directory: the step's folder.
-    """
-    found = []
-    for attempt in attempts(directory / ATTEMPTS):
-        verdict = read_verdict(attempt)
-        if verdict is not None and attempt.number > forgiven(directory):
-            found.append(
-                past_failure(FailureClass(verdict["class"]), attempt, str(verdict.get("node") or ""))
-            )
-    return found
 
 
 def _tail(path: Path) -> str:
