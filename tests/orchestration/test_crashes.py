@@ -16,7 +16,7 @@ from vlmablate.orchestration.lease import latest
 from vlmablate.orchestration.marks import cancel
 from vlmablate.orchestration.processes import start_time
 from vlmablate.orchestration.status import read_status
-from vlmablate.orchestration.stop import signals_interrupt
+from vlmablate.orchestration.stop import check_interrupt, signals_interrupt
 
 
 @pytest.fixture
@@ -212,3 +212,19 @@ def test_two_studies_share_a_step_that_is_at_work(sweeps, results: Path, control
     assert (made["scenes"], made["pretrain"]) == (1, 1)
     # The two-stage arm of one study is the letterbox arm of the other: it is computed once.
     assert (made["align"], made["finetune"], made["evaluate"]) == (3, 4, 4)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_the_interpreter_swallowed_is_not_lost():
+    """Raised in a finaliser, KeyboardInterrupt is only printed; the next round of a waiting loop raises it again."""
+
+    class Finalised:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with signals_interrupt():
+        thing = Finalised()
+        del thing
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupt()
+        check_interrupt()  # once is enough

@@ -27,7 +27,7 @@ from vlmablate.orchestration.preparation import Study, Work, prepare
 from vlmablate.orchestration.progress import PLAIN_INTERVAL_S
 from vlmablate.orchestration.scheduler import Scheduler
 from vlmablate.orchestration.slurm.journal import close_finished
-from vlmablate.orchestration.stop import signals_interrupt
+from vlmablate.orchestration.stop import check_interrupt, signals_interrupt
 from vlmablate.orchestration.store import Store
 from vlmablate.orchestration.study import Request, Sweep, analysis_history, compose_cells
 from vlmablate.tracking.tracker import track
@@ -190,6 +190,7 @@ class Controller:
                 said = time.monotonic()
                 done = sum(self._store.has_result("evaluate", run.run_id) for run in study.runs)
                 self._report(f"following: {done} of {len(study.runs)} runs are done")
+            check_interrupt()
             time.sleep(FOLLOW_S)
 
     # Working

@@ -27,6 +27,7 @@ from vlmablate.orchestration import provenance, worker
 from vlmablate.orchestration.processes import die_with_parent
 
 _BLOCK = 65536
+HELPER_S = 10.0
 
 
 class Nursery:
@@ -97,7 +98,7 @@ class Nursery:
             except ConnectionError:
                 data = b""
             if not data:
-                self._helper.wait()
+                self._end_helper()
                 found |= dict.fromkeys(self._alive - found.keys(), -int(signal.SIGKILL))
                 break
             *lines, self._buffer = (self._buffer + data).split(b"\n")
@@ -110,7 +111,15 @@ class Nursery:
     def close(self) -> None:
         """End the helper, and whatever it has not ended yet."""
         self._socket.close()
-        self._helper.wait()
+        self._end_helper()
+
+    def _end_helper(self) -> None:
+        """Its connection is closed, so it ends by itself, at once; whatever may keep it, the controller goes on."""
+        try:
+            self._helper.wait(HELPER_S)
+        except subprocess.TimeoutExpired:
+            self._helper.kill()  # and the kernel ends its workers
+            self._helper.wait()
 
     def _send(self, order: dict[str, Any]) -> None:
         with suppress(ConnectionError):  # :meth:`ended` tells that the helper is gone

@@ -38,6 +38,7 @@ from vlmablate.orchestration.policy import (
     in_effect,
 )
 from vlmablate.orchestration.progress import Display, Running, Snapshot, read_progress
+from vlmablate.orchestration.stop import check_interrupt
 from vlmablate.orchestration.store import LOG, State, Store
 from vlmablate.orchestration.worker import Exit
 
@@ -118,6 +119,7 @@ class Scheduler:
         """
         try:
             while self._pending or self._running:
+                check_interrupt()
                 self._start_ready()
                 self._show(LOOK_S)
                 if self._pending or self._running:

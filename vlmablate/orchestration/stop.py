@@ -102,16 +102,27 @@ class StopFlag:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+_asked = False
+
+
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop the controller the way Ctrl-C does (only in the main thread)."""
+    """SIGINT, SIGTERM and SIGHUP stop the controller alike, by KeyboardInterrupt (only in the main thread).
+
+    An exception that a signal raises inside a finaliser or a callback of the interpreter is swallowed there, and
+    nobody would ever know of the Ctrl-C. So it is also noted, for :func:`check_interrupt`.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        global _asked
+        _asked = True
         raise KeyboardInterrupt
 
+    global _asked
+    _asked = False
     previous = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             previous[number] = signal.signal(number, interrupt)
     except ValueError:
         pass  # not the main thread: the caller has its own ways
@@ -120,3 +131,12 @@ def signals_interrupt() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _asked = False
+
+
+def check_interrupt() -> None:
+    """Raise KeyboardInterrupt when a signal asked for it and it got lost; loops that wait call this in every round."""
+    global _asked
+    if _asked:
+        _asked = False
+        raise KeyboardInterrupt

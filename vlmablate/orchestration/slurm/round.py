@@ -50,6 +50,7 @@ from vlmablate.orchestration.slurm.observe import States, covered, observe, step
 from vlmablate.orchestration.slurm.settings import Profile, exclude_nodes, profile_of, read_profile
 from vlmablate.orchestration.slurm.states import LOST, Fate, JobState, fate_of
 from vlmablate.orchestration.slurm.submit import adopt, submit, submit_lock
+from vlmablate.orchestration.stop import check_interrupt
 from vlmablate.orchestration.store import LOG, State, Store
 from vlmablate.orchestration.worker import Exit
 
@@ -314,6 +315,7 @@ class SlurmRound:
         desired = {step.id for step in plan.missing}
         before = 0
         while True:
+            check_interrupt()
             submissions = [
                 submission
                 for submission in self._submissions()
