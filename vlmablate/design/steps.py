@@ -8,7 +8,7 @@ cannot enter an id.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -162,6 +162,7 @@ def build_run(
     assets: Mapping[str, str],
     tower_weights: Mapping[str, str],
     scale: str = "",
+    known: dict[str, StepSpec] | None = None,
 ) -> RunSpec:
     """The steps of one run with their ids.
 
@@ -172,11 +173,14 @@ def build_run(
         assets: asset set -> digest of its manifest, for the sets the scenes are composed from.
         tower_weights: tower -> SHA-256 of its weights (``random`` for a tower that is not pretrained).
         scale: the scale preset, kept as a hint for time estimates.
+        known: id -> step of runs at the same scale that were built before; what the run shares with them is taken from
+            there, and what is new is added.
 
     Raises:
         UserError: for a fusion that does not fit the towers, or a configuration that lacks a field.
         CanonicalError: for a value that has no canonical form.
     """
+    known = {} if known is None else known
     listed = towers(config)
     align = select(config, "stages.align") is not None
     supplied: dict[str, Any] = {
@@ -201,12 +205,16 @@ def build_run(
         step_config: dict[str, Any] = {}
         for name, source in row.fields.items():
             _place(step_config, name, values[source] if source.startswith("$") else select(config, source))
+        found = step_id(kind, row.version, step_config, deps, row.added)
+        if found in known:
+            steps[role] = known[found]
+            return
         by_id = {step.id: step for step in steps.values()}
         needed = {dep_role: by_id[dep_id] for dep_role, dep_id in deps.items()}
-        steps[role] = StepSpec(
+        steps[role] = known[found] = StepSpec(
             kind=kind,
             version=row.version,
-            id=step_id(kind, row.version, step_config, deps, row.added),
+            id=found,
             slug=_slug(kind, step_config, list(needed.values())),
             config=step_config,
             deps=deps,
@@ -240,7 +248,7 @@ def with_seeds(run: RunSpec, seeds: Iterable[int]) -> list[RunSpec]:
     for role, step in run.steps.items():
         others = {pattern.step.id for pattern in patterns}
         if _seed_field(step.kind) or others & set(step.deps.values()):
-            patterns.append(_Pattern.of(role, step))
+            patterns.append(_Pattern.of(role, step, others))
     return [RunSpec(run.arm, run.context, seed, _with_seed(run, patterns, seed)) for seed in seeds]
 
 
@@ -249,8 +257,13 @@ def _seed_field(kind: str) -> str:
     return next((name for name, source in TABLE[kind].fields.items() if source == _TRAINING_SEED), "")
 
 
-_SEED_HERE, _DEPS_HERE = Encoded("\0seed"), Encoded("\0deps")
-"""Marks in the text of a pattern. Canonical texts hold no such letter: JSON writes it with a backslash."""
+_SEED_HERE = Encoded("\0\0")
+"""A mark in the text of a pattern. Canonical texts hold no such letter: JSON writes it with a backslash."""
+
+
+def _id_here(role: str) -> Encoded:
+    """The mark where the id of the dependency in this role stands."""
+    return Encoded(f"\0{role}\0")
 
 
 @dataclass(frozen=True)
@@ -259,49 +272,66 @@ class _Pattern:
 
     Attributes:
         seeded: the field of its config that holds the seed; empty without one.
-        text: what its id is the digest of, with marks where seed and dependencies stand.
+        changing: roles of the dependencies that are other steps as well.
+        text: what its id is the digest of, with marks where the seed and those dependencies stand.
     """
 
     role: str
     step: StepSpec
     seeded: str
+    changing: tuple[str, ...]
     text: str
 
     @classmethod
-    def of(cls, role: str, step: StepSpec) -> _Pattern:
+    def of(cls, role: str, step: StepSpec, others: Collection[str]) -> _Pattern:
         row = TABLE[step.kind]
         seeded = _seed_field(step.kind)
         semantic = elide(step.config, row.added) if row.added else step.config
         marked = {**semantic, seeded: _SEED_HERE} if seeded else semantic
-        return cls(role, step, seeded, step_text(step.kind, step.version, marked, _DEPS_HERE))
+        deps = {name: _id_here(name) if id_ in others else id_ for name, id_ in step.deps.items()}
+        changing = tuple(name for name, id_ in step.deps.items() if id_ in others)
+        return cls(role, step, seeded, changing, step_text(step.kind, step.version, marked, deps))
 
-    def with_seed(self, seeds: dict[str, int], needed: Mapping[str, StepSpec]) -> StepSpec:
-        """The step of another seed, on these dependencies."""
-        like, deps = self.step, {role: step.id for role, step in needed.items()}
-        config, text = like.config, self.text.replace(_DEPS_HERE, canonical(deps))
+    def with_seed(self, seeds: dict[str, int], encoded: str, made: Mapping[str, StepSpec]) -> StepSpec:
+        """The step of another seed.
+
+        Args:
+            seeds, encoded: the seeds and their canonical text.
+            made: id in the run of the pattern -> the step that stands for it.
+        """
+        like = self.step
+        config, text, deps = like.config, self.text, dict(like.deps)
         if self.seeded:
             config = {**config, self.seeded: seeds}
-            added = TABLE[like.kind].added
-            semantic = elide({self.seeded: seeds}, added)[self.seeded] if added else seeds
-            text = text.replace(_SEED_HERE, canonical(semantic))
+            text = text.replace(_SEED_HERE, self._elided(seeds) or encoded)
+        for role in self.changing:
+            deps[role] = made[deps[role]].id
+            text = text.replace(_id_here(role), f'"{deps[role]}"')
         return StepSpec(
             kind=like.kind,
             version=like.version,
             id=short_id(Encoded(text)),
-            slug=_slug(like.kind, config, list(needed.values())),
+            slug=_slug(like.kind, config, [made[step_id] for step_id in like.deps.values()]),
             config=config,
             deps=deps,
             hints=like.hints,
         )
+
+    def _elided(self, seeds: dict[str, int]) -> str:
+        """The canonical text of seeds of which a part is left out at its default; empty when the kind has none."""
+        added = TABLE[self.step.kind].added
+        if not any(path.partition(".")[0] == self.seeded for path in added):
+            return ""
+        return canonical(elide({self.seeded: seeds}, added)[self.seeded])
 
 
 def _with_seed(run: RunSpec, patterns: Sequence[_Pattern], seed: int) -> dict[str, StepSpec]:
     steps = dict(run.steps)
     made = {step.id: step for step in run.steps.values()}  # id in `run` -> the step that stands for it
     seeds = _training_seed(seed)
+    encoded = canonical(seeds)
     for pattern in patterns:
-        needed = {role: made[dep_id] for role, dep_id in pattern.step.deps.items()}
-        steps[pattern.role] = made[pattern.step.id] = pattern.with_seed(seeds, needed)
+        steps[pattern.role] = made[pattern.step.id] = pattern.with_seed(seeds, encoded, made)
     return steps
 
 
@@ -344,9 +374,12 @@ def _units(kind: str, config: dict[str, Any]) -> float:
     return float(epochs) if isinstance(epochs, int | float) and epochs > 0 else 1.0
 
 
+_NO_WORD = re.compile(r"[^a-z0-9_.+-]+")
+
+
 def _words(*parts: Any) -> str:
     text = "-".join(str(part) for part in parts if part not in (None, ""))
-    return re.sub(r"[^a-z0-9_.+-]+", "", text.lower())[:60].strip("-.") or "step"
+    return _NO_WORD.sub("", text.lower())[:60].strip("-.") or "step"
 
 
 def _slug(kind: str, config: dict[str, Any], deps: list[StepSpec]) -> str:

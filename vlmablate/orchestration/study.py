@@ -11,7 +11,7 @@ from vlmablate.design.catalogue import Axis, load_axis
 from vlmablate.design.compose import Composer
 from vlmablate.design.identity import short_id
 from vlmablate.design.patches import Patches
-from vlmablate.design.spec import RunSpec
+from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.design.steps import build_run, with_seeds
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.files import read_json
@@ -161,6 +161,7 @@ def build_runs(
         UserError: when two arms of a context turn out to be the same configuration.
     """
     of_cells: list[list[RunSpec]] = []
+    known: dict[str, StepSpec] = {}
     for cell in cells:
         pictures = source.required({**cell.config, "vision": {**cell.config["vision"], "towers": []}})
         weights = source.tower_weights(cell.config, digests)
@@ -172,6 +173,7 @@ def build_runs(
             assets={name: digests[name] for name in sorted(pictures)},
             tower_weights=weights,
             scale=scale,
+            known=known,
         )
         of_cells.append([first, *with_seeds(first, seeds[1:])])
     runs = [of_cell[index] for index in range(len(seeds)) for of_cell in of_cells]
