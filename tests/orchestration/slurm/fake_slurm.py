@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sacct")
+# Only looked for: submitit takes srun as the sign of a cluster, and this machine may have none.
+COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sacct", "srun")
 
 
 def memory() -> Path:
