@@ -18,6 +18,7 @@ from vlmablate.orchestration.context import StepContext, StepStopped  # noqa: E4
 from vlmablate.vlm import features_step  # noqa: E402
 from vlmablate.vlm.feature_store import open_features, writing_features  # noqa: E402
 from vlmablate.vlm.image import letterbox  # noqa: E402
+from vlmablate.vlm.tiling import TileLayout, fixed_tiles  # noqa: E402
 from vlmablate.vlm.towers.base import load_tower  # noqa: E402
 from vlmablate.vlm.towers.registry import resolve  # noqa: E402
 
@@ -83,6 +84,28 @@ def test_rows_are_scenes_in_order_with_their_frames(tmp_path: Path) -> None:
             np.testing.assert_allclose(store.features[index], expected.numpy(), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("thumbnail", [True, False])
+def test_the_cells_of_tiles_lie_one_tile_behind_the_other(tmp_path: Path, thumbnail: bool) -> None:
+    image = {"resize": "letterbox", "fill": [9, 8, 7], "tiles": {"side": 2, "thumbnail": thumbnail}}
+    layout = TileLayout(2, thumbnail)
+    assert extract(tmp_path, image=image)["tiles"] == layout.count
+    tower = load_tower(resolve("smoke_conv", 4), None)
+    for split, count in COUNTS.items():
+        store = open_features(tmp_path, split)
+        assert store.features.shape == (count, layout.count * 16, 32)
+        assert store.tiles == layout
+        for index in range(count):
+            tiles, frame = fixed_tiles(scene(split, index), 32, layout, letterbox, (9, 8, 7))
+            assert store.frames[index] == frame
+            pixels = torch.from_numpy(np.stack([np.asarray(tile.picture) for tile in tiles]))
+            with torch.inference_mode():
+                expected = tower(tower.normalise(pixels)).flatten(0, 1)
+            np.testing.assert_allclose(store.features[index], expected.numpy(), rtol=2e-3, atol=2e-3)
+    (tmp_path / "tiles.json").write_text("{")
+    with pytest.raises(UserError, match="start the sweep again"):
+        open_features(tmp_path, "train")
+
+
 def test_preparing_ahead_changes_nothing(tmp_path: Path) -> None:
     extract(tmp_path / "one")
     extract(tmp_path / "two", threads=2)
@@ -100,6 +123,7 @@ def test_the_mean_colour_of_the_tower_fills_by_default(tmp_path: Path) -> None:
         ({"tower": "smoke_con"}, "did you mean 'smoke_conv'"),
         ({"image": {"resize": "stretch"}}, "unknown image transform 'stretch'"),
         ({"image": {"resize": "letterbox", "fill": "pink"}}, "image.fill must be"),
+        ({"image": {"resize": "letterbox", "tiles": {"side": 1}}}, "image.tiles needs a side"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
     ],
 )

@@ -1,7 +1,8 @@
 """Frozen features on disk: one step directory holds the features of both splits, in scene order.
 
 For each split: `<split>.features.npy` float16 [N, cells, channels] (memory-mapped when read),
-`<split>.frames.npy` float64 [N, 7] (`Frame.as_row`), and `<split>.ids.json`, the scene ids of the rows.
+`<split>.frames.npy` float64 [N, 7] (`Frame.as_row`), and `<split>.ids.json`, the scene ids of the rows. Where pictures
+were cut into tiles, the cells are those of one tile after the other, and `tiles.json` says how (`TileLayout`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from numpy.lib.format import open_memmap, read_array_header_1_0, read_magic
 from vlmablate import files
 from vlmablate.errors import UserError
 from vlmablate.vlm.image import Frame
+from vlmablate.vlm.tiling import ONE_SQUARE, TileLayout
 
 SPLITS = ("train", "evaluation")
+TILES_FILE = "tiles.json"
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class FeatureStore:
         features: float16 [N, cells, channels], a read-only memory map.
         frames: how boxes of scene i map between its original pixels and the tower's square.
         ids: the scene of each row.
+        tiles: how a picture was cut.
     """
 
     features: np.ndarray
     frames: Sequence[Frame]
     ids: Sequence[str]
+    tiles: TileLayout = ONE_SQUARE
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,7 +88,25 @@ def open_features(folder: Path, split: str) -> FeatureStore:
             f"{folder}: {len(features)} features, {len(rows)} frames and {len(ids)} ids of "
             f"split '{split}' do not belong together. Delete this step directory and start the sweep again."
         )
-    return FeatureStore(features, [Frame.from_row(tuple(row)) for row in rows], ids)
+    frames = [Frame.from_row(tuple(row)) for row in rows]
+    return FeatureStore(features, frames, ids, read_tiles(folder))
+
+
+def read_tiles(folder: Path) -> TileLayout:
+    """How the pictures of a finished step were cut. Raises UserError for a damaged file."""
+    path = folder / TILES_FILE
+    try:
+        return TileLayout.read(files.read_json(path)) if path.exists() else ONE_SQUARE
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}.\nDelete the step directory {folder} and start the sweep again."
+        ) from error
+
+
+def write_tiles(folder: Path, tiles: TileLayout) -> None:
+    """Note how pictures are cut; for one square there is nothing to note."""
+    if card := tiles.as_card():
+        files.write_json(folder / TILES_FILE, card)
 
 
 @contextmanager

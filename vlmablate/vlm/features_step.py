@@ -1,15 +1,15 @@
 """The step `features`: every scene through one image transform and one frozen tower, once for all runs that
 need it.
 
-Config: `tower` (name or mapping, see `towers.registry`), `grid`, `image` {resize, fill}, `precision`,
-`weights`.
+Config: `tower` (name or mapping, see `towers.registry`), `grid`, `image` {resize, fill, and `tiles` {side, thumbnail}
+where pictures are cut into tiles}, `precision`, `weights`.
 Dependency: `scenes`. Output: see `feature_store`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import torch
 
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.orchestration.context import StepContext
-from vlmablate.vlm.feature_store import SPLITS, writing_features
-from vlmablate.vlm.image import Colour, Frame, Transform, fill_colour, transform_named
+from vlmablate.vlm.feature_store import SPLITS, write_tiles, writing_features
+from vlmablate.vlm.image import Colour, Frame, fill_colour, transform_named
+from vlmablate.vlm.tiling import Tile, TileLayout, fixed_tiles
 from vlmablate.vlm.towers.base import Tower, load_tower
 from vlmablate.vlm.towers.registry import TowerSettings, resolve
 
@@ -50,7 +51,8 @@ def check_precision(precision: str, device: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def _fill(image: dict[str, Any], tower: Tower) -> Colour:
+def fill_of(image: Mapping[str, Any], tower: Tower) -> Colour:
+    """The colour around a picture. Raises UserError for what is no colour."""
     declared = image.get("fill", "mean")
     if declared == "mean":
         return fill_colour(tower.mean)
@@ -60,25 +62,29 @@ def _fill(image: dict[str, Any], tower: Tower) -> Colour:
     return values[0], values[1], values[2]
 
 
-def _load(config: dict[str, Any], settings: TowerSettings) -> Tower:
+def load_configured(settings: TowerSettings, digest: str | None) -> Tower:
+    """A tower with its pretrained weights from the asset cache; `digest` of these, None for whatever is there.
+
+    Raises UserError when they are missing, damaged or others.
+    """
     if settings.facts.asset is None:
         return load_tower(settings, None)
     # Imported here: a random encoder must work where no asset cache exists.
     from vlmablate.data import assets
 
-    digest = config.get("weights")
-    _, folder = assets.use(settings.facts.asset, str(digest) if digest else None)
+    _, folder = assets.use(settings.facts.asset, digest)
     return load_tower(settings, folder)
 
 
 def _prepared(
-    count: int, image: Callable[[int], Any], transform: Transform, size: int, fill: Colour, overlap: bool
+    count: int, cut: Callable[[int], tuple[list[Tile], Frame]], overlap: bool
 ) -> Iterator[tuple[int, np.ndarray, list[Frame]]]:
-    """(first row, uint8 [b, S, S, 3], frames) of each batch; with `overlap` the next is made meanwhile."""
+    """(first row, uint8 [b, tiles, S, S, 3], frames) of each batch; with `overlap` the next is made meanwhile."""
 
     def prepare(first: int) -> tuple[int, np.ndarray, list[Frame]]:
-        pairs = [transform(image(row), size, fill) for row in range(first, min(first + BATCH, count))]
-        return first, np.stack([np.asarray(picture) for picture, _ in pairs]), [frame for _, frame in pairs]
+        pairs = [cut(row) for row in range(first, min(first + BATCH, count))]
+        pixels = np.stack([[np.asarray(tile.picture) for tile in tiles] for tiles, _ in pairs])
+        return first, pixels, [frame for _, frame in pairs]
 
     starts = range(0, count, BATCH)
     if not overlap:
@@ -108,20 +114,29 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
     dtype = check_precision(precision, device)
     settings = resolve(config["tower"], config.get("grid"))
     transform = transform_named(config["image"]["resize"])
-    tower = _load(config, settings).to(device)
-    fill = _fill(config["image"], tower)
+    tower = load_configured(settings, config.get("weights") or None).to(device)
+    fill = fill_of(config["image"], tower)
+    layout = TileLayout.read(config["image"].get("tiles"))
     stores = {split: SceneStore(deps["scenes"], split) for split in SPLITS}
     total, done, began = sum(map(len, stores.values())), 0, time.perf_counter()
     overlap = int(context.execution.get("threads") or 1) > 1
+    write_tiles(out, layout)
     for split, store in stores.items():
-        cells = settings.grid**2
+        cells = layout.count * settings.grid**2
+
+        def cut(row: int, store: SceneStore = store) -> tuple[list[Tile], Frame]:
+            return fixed_tiles(store.image(row), settings.image_size, layout, transform, fill)
+
         with writing_features(out, split, list(store.ids), cells, tower.channels) as (features, frames):
-            for first, pixels, batch_frames in _prepared(
-                len(store), store.image, transform, settings.image_size, fill, overlap
-            ):
+            for first, pixels, batch_frames in _prepared(len(store), cut, overlap):
                 context.check_stop()
                 rows = slice(first, first + len(pixels))
-                features[rows] = _extract(tower, pixels, dtype, device)
+                squares = pixels.reshape(-1, *pixels.shape[2:])
+                parts = [
+                    _extract(tower, squares[start : start + BATCH], dtype, device)
+                    for start in range(0, len(squares), BATCH)
+                ]
+                features[rows] = np.concatenate(parts).reshape(len(pixels), cells, tower.channels)
                 frames[rows] = [frame.as_row() for frame in batch_frames]
                 done += len(pixels)
                 context.progress(done, total, images_per_s=done / (time.perf_counter() - began))
@@ -133,6 +148,7 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
         "options": {"pool": settings.pool, **settings.options},
         "fill": list(fill),
         "resize": config["image"]["resize"],
+        "tiles": layout.count,
         "precision": precision,
         "images": {split: len(store) for split, store in stores.items()},
         "images_per_s": round(total / (time.perf_counter() - began), 2),

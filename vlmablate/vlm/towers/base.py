@@ -1,11 +1,11 @@
-"""What every vision tower is: frozen, square images in, a square grid of penultimate features out."""
+"""What every vision tower is: square images in, a square grid of penultimate features out; frozen until told else."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,13 @@ from vlmablate.vlm.towers.registry import TowerSettings
 
 
 class Backbone(Protocol):
-    """[B, 3, S, S] normalised pixels -> [B, C, g, g], the tower's own feature map without prefix tokens."""
+    """[B, 3, S, S] normalised pixels -> [B, C, g, g], the tower's own feature map without prefix tokens.
+
+    layers: what it computes one after the other; what comes before the first (a stem, an embedding) is in none.
+    """
+
+    @property
+    def layers(self) -> Sequence[nn.Module]: ...
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
@@ -37,7 +43,7 @@ def pool_grid(features: Tensor, grid: int, pool: str) -> Tensor:
 
 
 class Tower(nn.Module):
-    """A frozen backbone with its preprocessing facts.
+    """A backbone with its preprocessing facts; its weights are frozen when it is made.
 
     Attributes:
         name, image_size, grid: as in `TowerSettings`; `channels`: of each output cell.
@@ -53,6 +59,11 @@ class Tower(nn.Module):
         with torch.inference_mode():
             self.channels = self(torch.zeros(1, 3, self.image_size, self.image_size)).shape[2]
 
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers of the backbone, first to last."""
+        return cast(Backbone, self.backbone).layers
+
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, S, S] normalised pixels -> [B, grid * grid, channels], cells in reading order."""
         pooled = pool_grid(self.backbone(pixels), self.grid, self.settings.pool)
@@ -62,8 +73,8 @@ class Tower(nn.Module):
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in the tower's colour scale (channels-last memory)."""
-        scale = 1.0 / (255.0 * torch.tensor(self.std))
-        shift = torch.tensor(self.mean) / torch.tensor(self.std)
+        mean, std = (torch.tensor(row, device=pictures.device) for row in (self.mean, self.std))
+        scale, shift = 1.0 / (255.0 * std), mean / std
         return (pictures.float() * scale - shift).permute(0, 3, 1, 2)
 
 
@@ -87,6 +98,15 @@ def load_tower(settings: TowerSettings, weights: Path | None) -> Tower:
     """
     if settings.facts.asset is not None and weights is None:
         raise UserError(f"the tower {settings.name} needs the asset set '{settings.facts.asset}'")
+    return _build(settings, weights)
+
+
+def blank_tower(settings: TowerSettings) -> Tower:
+    """A tower whose weights mean nothing yet: those of a trained one are about to be loaded into it."""
+    return _build(settings, None)
+
+
+def _build(settings: TowerSettings, weights: Path | None) -> Tower:
     module, _, function = settings.facts.builder.partition(":")
     build: Callable[[TowerSettings, Path | None], Any] = getattr(importlib.import_module(module), function)
     # Modules draw initial weights that are overwritten right away; the caller's random numbers must not move.

@@ -1,4 +1,4 @@
-"""DINOv2 ViT-S/14 (Oquab et al., 2023) as a frozen feature tower, in plain torch.
+"""DINOv2 ViT-S/14 (Oquab et al., 2023) as a feature tower, in plain torch.
 
 Pre-norm transformer with layer scale, exact (erf) GELU, LayerNorm epsilon 1e-6. The position table of 37x37
 patches is resized to the grid of the image by bicubic interpolation without antialiasing (half-pixel centres,
@@ -62,20 +62,18 @@ class DinoV2(nn.Module):
         self.class_token = nn.Parameter(torch.empty(1, 1, WIDTH))
         self.positions = nn.Parameter(torch.empty(1, 1 + 37 * 37, WIDTH))
         self.blocks = nn.ModuleList(Block() for _ in range(block + 1))
-        self._resized: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.blocks
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """[1, 1 + rows * columns, D]; kept per grid, because every batch has the same one."""
-        if (rows, columns) not in self._resized:
-            side = int((self.positions.shape[1] - 1) ** 0.5)
-            table = self.positions[:, 1:].reshape(1, side, side, WIDTH).permute(0, 3, 1, 2)
-            if (rows, columns) != (side, side):
-                table = functional.interpolate(
-                    table, size=(rows, columns), mode="bicubic", align_corners=False
-                )
-            patches = table.flatten(2).transpose(1, 2)
-            self._resized[rows, columns] = torch.cat([self.positions[:, :1], patches], dim=1)
-        return self._resized[rows, columns]
+        """[1, 1 + rows * columns, D]."""
+        side = int((self.positions.shape[1] - 1) ** 0.5)
+        table = self.positions[:, 1:].reshape(1, side, side, WIDTH).permute(0, 3, 1, 2)
+        if (rows, columns) != (side, side):
+            table = functional.interpolate(table, size=(rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([self.positions[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.patches(pixels)
@@ -116,7 +114,7 @@ def load_small(settings: TowerSettings, weights: Path | None) -> DinoV2:
     block = settings.options["block"]
     if not isinstance(block, int) or not 0 <= block < BLOCKS:
         raise UserError(f"the tower {settings.name} has blocks 0 to {BLOCKS - 1}, not {block!r}")
-    assert weights is not None
     network = DinoV2(block)
-    network.load_state_dict(renamed_state(load_weights(weights), block))
+    if weights is not None:
+        network.load_state_dict(renamed_state(load_weights(weights), block))
     return network

@@ -1,12 +1,13 @@
-"""EfficientNet-Lite as a frozen feature tower, in plain torch.
+"""EfficientNet-Lite as a feature tower, in plain torch.
 
 Facts of the architecture (Tan & Le, "EfficientNet", 2019, and the 2020 Lite note): the EfficientNet-B blocks
 without squeeze-and-excite, ReLU6 in place of swish, and a stem, a head and first/last stages that are not
 scaled with the model. Convolutions pad like TensorFlow ("SAME"): the output has ceil(input / stride) cells,
 an odd padding puts the extra row and column at the bottom right, so every input size works.
 
-Inference needs no batch statistics, so each BatchNorm is folded into the convolution before it when the
-weights are read; `fold_batch_norm` is exact up to rounding and tested as such.
+Each BatchNorm is folded into the convolution before it when the weights are read; `fold_batch_norm` is exact up to
+rounding and tested as such. A tower that is trained keeps the statistics it was pretrained with for good: what learns
+is the folded convolution, no picture depends on the others of its batch, and a batch may be cut at will.
 """
 
 from __future__ import annotations
@@ -113,36 +114,26 @@ class SameConv(nn.Module):
     very same sums without copying the input into a padded one (5 to 20 % of the whole tower's time on a CPU).
     """
 
-    widened: Tensor | None
-
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, clip: bool = True
     ) -> None:
         super().__init__()
         self.kernel, self.stride, self.groups, self.clip = kernel, stride, groups, clip
-        self.weight = nn.Parameter(
-            torch.empty(outputs, inputs // groups, kernel, kernel), requires_grad=False
-        )
-        self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False)
-        self.register_buffer("widened", None, persistent=False)
-
-    def widen(self) -> None:
-        """Prepare the larger kernel from the loaded weight; called once after loading."""
-        if self.stride == 2:
-            self.widened = functional.pad(self.weight, (1, 0, 1, 0))
+        self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         top, bottom = same_padding(x.shape[2], self.kernel, self.stride)
         left, right = same_padding(x.shape[3], self.kernel, self.stride)
         weight: Tensor = self.weight
         padding = (top, left)
-        if (top + 1, left + 1) == (bottom, right) and self.widened is not None:
-            weight, padding = self.widened, (bottom, right)
+        if (top + 1, left + 1) == (bottom, right):
+            weight, padding = functional.pad(weight, (1, 0, 1, 0)), (bottom, right)
         elif (top, left) != (bottom, right):
             padding = (0, 0)
             x = functional.pad(x, (left, right, top, bottom))
         x = functional.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
-        return x.clamp_(0.0, 6.0) if self.clip else x
+        return functional.relu6(x, inplace=True) if self.clip else x
 
 
 class Block(nn.Module):
@@ -177,6 +168,10 @@ class EfficientNetLite(nn.Module):
         self.head = SameConv(shapes[-1].outputs, HEAD_CHANNELS, 1) if layer == "head" else None
         self.channels = HEAD_CHANNELS if layer == "head" else shapes[-1].outputs
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.blocks) if self.head is None else [*self.blocks, self.head]
+
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.stem(pixels)
         for block in self.blocks:
@@ -210,17 +205,16 @@ def folded_state(state: Mapping[str, Tensor], scaling: Scaling, layer: str) -> d
     return out
 
 
-def build(variant: str, layer: str, state: Mapping[str, Tensor]) -> EfficientNetLite:
+def build(variant: str, layer: str, state: Mapping[str, Tensor] | None) -> EfficientNetLite:
     """The folded network in channels-last memory order (the faster one on CPUs), in eval mode.
 
-    Raises KeyError when `state` lacks a tensor, RuntimeError when a shape does not fit.
+    state: under the published names; None leaves the weights as they were allocated. Raises KeyError when it lacks a
+    tensor, RuntimeError when a shape does not fit.
     """
     scaling = SCALINGS[variant]
     network = EfficientNetLite(scaling, layer)
-    network.load_state_dict(folded_state(state, scaling, layer), assign=True)
-    for module in network.modules():
-        if isinstance(module, SameConv):
-            module.widen()
+    if state is not None:
+        network.load_state_dict(folded_state(state, scaling, layer), assign=True)
     return network.eval().to(memory_format=torch.channels_last)
 
 
@@ -228,8 +222,7 @@ def _load(variant: str, settings: TowerSettings, weights: Path | None) -> Effici
     layer = settings.options["layer"]
     if layer not in LAYERS:
         raise unknown_name("layer", layer, LAYERS, f"the tower {settings.name}")
-    assert weights is not None
-    return build(variant, layer, load_weights(weights))
+    return build(variant, layer, None if weights is None else load_weights(weights))
 
 
 def load_lite0(settings: TowerSettings, weights: Path | None) -> EfficientNetLite:

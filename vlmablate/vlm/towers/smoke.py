@@ -47,6 +47,10 @@ class SmokePatch(nn.Module):
         self.mix = nn.Conv2d(64, channels, 1)
         _fill(self, seed + 1)
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [self.embed, self.mix]
+
     def forward(self, pixels: Tensor) -> Tensor:
         return self.mix(torch.tanh(self.embed(pixels)))
 
