@@ -15,7 +15,7 @@ from vlmablate.evaluation.decoding import decode
 from vlmablate.vlm.image import Frame, transform_named
 from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
 from vlmablate.vlm.model import VisionLanguageModel
-from vlmablate.vlm.projector import build_projector
+from vlmablate.vlm.projectors import build_projector
 
 
 def frame_of(name: str, width: int, height: int) -> Frame:
@@ -85,7 +85,7 @@ def test_decoding_together_equals_one_by_one(answer_tokens: int) -> None:
     with torch.no_grad():
         for parameter in language.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    model = VisionLanguageModel(build_projector("gelu_mlp", 8, 16, generator), language).eval()
+    model = VisionLanguageModel(build_projector({"name": "gelu_mlp"}, 8, 16, 2, generator), language).eval()
     pixels = torch.randn(5, 4, 8, generator=generator)
     rng = np.random.default_rng(0)
     prompts = [

@@ -18,7 +18,7 @@ from vlmablate.evaluation.decoding import decode
 from vlmablate.training.packing import Segment, attention_mask, pack
 from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
 from vlmablate.vlm.model import VisionLanguageModel
-from vlmablate.vlm.projector import build_projector
+from vlmablate.vlm.projectors import build_projector
 
 ROUNDS = 5
 CHANNELS, CELLS, QUESTIONS = 1280, 25, 10
@@ -43,7 +43,7 @@ def small_model() -> VisionLanguageModel:
     generator = torch.Generator().manual_seed(0)
     language = LanguageModel(LanguageModelConfig(100, 5, 3, 96, 4, bins=20))
     language.initialise(generator)
-    return VisionLanguageModel(build_projector("gelu_mlp", CHANNELS, 96, generator), language)
+    return VisionLanguageModel(build_projector({"name": "gelu_mlp"}, CHANNELS, 96, 5, generator), language)
 
 
 def bench_packing(model: VisionLanguageModel) -> None:

@@ -235,3 +235,35 @@ def test_a_checkpoint_of_another_model_is_an_error_that_says_what_to_do(
     for answer in (missing, other):
         assert answer["error"] == UserError.__name__
         assert "does not fit the model of this step" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"shard": "hybrid", "nodes": 1},
+        {"shard": "hybrid", "nodes": 2},
+        {"shard": "none", "micro_batch": 1, "accumulate": "shard"},
+        {"micro_batch": 1, "accumulate": "shard", "reshard_after_forward": False},
+        {"activation_checkpointing": "full", "micro_batch": 1},
+        {"activation_checkpointing": {"keep": ["attention"]}, "shard": "hybrid", "nodes": 2},
+    ],
+    ids=str,
+)
+def test_no_layout_over_two_ranks_changes_the_loss(pair: Pair, undisturbed, tmp_path: Path, execution):
+    answer, _ = pair.run(tmp_path, execution=execution)
+    assert answer.get("final_loss") == pytest.approx(undisturbed[1]["final_loss"], rel=1e-6), answer
+    assert_same_training(undisturbed[1]["out"], tmp_path)
+
+
+def test_two_ranks_that_shard_what_is_frozen_train_as_one_does(pair: Pair, tmp_path: Path):
+    tiny.run(tmp_path / "one", frozen=True)
+    pair.run(tmp_path / "two", frozen=True, execution={"frozen": "shard"})
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
+def test_several_nodes_resume_a_hybrid_layout_with_the_same_bits(pair: Pair, tmp_path: Path):
+    layout = {"shard": "hybrid", "nodes": 2}
+    whole, _ = pair.run(tmp_path / "whole", execution=layout)
+    pair.run(tmp_path / "cut", execution=layout, signal_at={"rank": 1, "step": 8})
+    resumed, _ = pair.run(tmp_path / "cut", attempt=2, execution=layout)
+    assert (resumed["resumed_from_step"], resumed["sha"]) == (9, whole["sha"])

@@ -13,7 +13,7 @@ from vlmablate.errors import Diverged
 from vlmablate.orchestration.context import StepContext, StepStopped
 from vlmablate.training import loop
 from vlmablate.training.packing import IGNORED, Segment, pack
-from vlmablate.training.steps import _order, _visit
+from vlmablate.training.visits import order_of, picked
 
 
 def test_loss_does_not_depend_on_how_the_batch_is_cut() -> None:
@@ -46,12 +46,12 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
 
 
 def test_order_and_questions_follow_the_seed_and_cover_every_epoch() -> None:
-    order = _order(10, 25, seed=3)
+    order = order_of(10, 25, seed=3)
     assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
-    assert (order != _order(10, 25, seed=4)).any()
+    assert (order != order_of(10, 25, seed=4)).any()
     rows = [[Segment((i,), (i,)) for i in range(8)]] * 3
-    assert _visit(rows, 2, seed=1, step=5) == _visit(rows, 2, seed=1, step=5)
-    assert _visit(rows, 2, seed=1, step=5) != _visit(rows, 2, seed=1, step=6)
+    assert picked(rows, 2, seed=1, step=5) == picked(rows, 2, seed=1, step=5)
+    assert picked(rows, 2, seed=1, step=5) != picked(rows, 2, seed=1, step=6)
 
 
 def _train(

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def run(
     """Train; what came of it: the payload with ``sha`` of the final weights and ``saved`` steps, or the ``error``.
 
     signal_at: {rank, step}: that rank gets SIGUSR2 in the middle of that step. full_from: {rank, step}: the disk
-    of that rank takes no more shards from that step on. frozen: only the projector is trained.
+    of that rank takes no more shards from that step on; what was being saved is there by then. frozen: only the
+    projector is trained.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved: list[int] = []
@@ -119,6 +121,7 @@ def run(
         if signal_at == {"rank": rank, "step": step}:
             os.kill(os.getpid(), signal.SIGUSR2)
         if full_from == {"rank": rank, "step": step}:
+            await_saves()
             Path.open = full  # type: ignore[method-assign, assignment]
         # Some batches are so small that a rank gets nothing.
         return batch(model, step, rows if step % 7 else 1)
@@ -138,6 +141,13 @@ def run(
     if rank == 0:
         torch.save(state, out / "final.pt")
     return {**payload, "sha": digest(state), "saved": saved}
+
+
+def await_saves() -> None:
+    """Wait until nothing is being saved."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("save-"):
+            thread.join()
 
 
 def digest(state: dict[str, Tensor]) -> str:

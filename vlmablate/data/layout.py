@@ -47,6 +47,13 @@ class Thing:
     def centre(self) -> tuple[float, float]:
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
+    @property
+    def written(self) -> str:
+        """The word by which it is written: its noun, the text of a sign, or the category of a pool cut-out."""
+        word = self.text or self.word or self.category
+        assert word is not None
+        return word
+
 
 @dataclass(frozen=True)
 class Scene:

@@ -58,9 +58,17 @@ class SceneStore:
         return len(self.scenes)
 
     def image(self, index: int) -> Image.Image:
-        """RGB picture number `index`. Not thread-safe in the reading of bytes: decode in other threads if needed."""
-        data = self._archive.read(f"{self.scenes[index].id}.jpg")
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        """RGB picture number `index`, for one thread at a time."""
+        return self.decode(self.encoded(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The file of picture number `index`, for one thread at a time."""
+        return self._archive.read(f"{self.scenes[index].id}.jpg")
+
+    @staticmethod
+    def decode(encoded: bytes) -> Image.Image:
+        """The RGB picture in a file; any thread may ask."""
+        return Image.open(io.BytesIO(encoded)).convert("RGB")
 
 
 def read_world(folder: Path) -> tuple[str, dict[str, tuple[int, int]]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vlmablate.data.lexicon import CATEGORIES, Lexicon
 from vlmablate.data.questions import EXTREMES, NUMBERS
+from vlmablate.data.text_only import ASSISTANT, DIALOGUE_WORDS, USER
 
 PAD, EMPTY = "<pad>", "."
 BINS = 20
@@ -25,9 +26,13 @@ TASK_WORDS = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by id; id 0 is padding, id 1 the empty cell of a scene written as text."""
+    """Words by id; id 0 is padding, id 1 the empty cell of a scene written as text.
+
+    chat: whether prompts are written in the template of a chat model, ``<user> … <assistant>``.
+    """
 
     words: tuple[str, ...]
+    chat: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.words)) != len(self.words):
@@ -35,6 +40,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @property
+    def dialogue(self) -> bool:
+        """Whether the words of requests and of the chat template are among them."""
+        return USER in self.ids
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -49,25 +59,33 @@ class Vocabulary:
         ids = self.ids
         return [ids[word] for word in text.removesuffix("?").split()]
 
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of what is asked, in the template of the model. Raises KeyError as `encode` does."""
+        tokens = self.encode(text)
+        return [self.ids[USER], *tokens, self.ids[ASSISTANT]] if self.chat else tokens
+
     def decode(self, tokens: Sequence[int]) -> str:
         return " ".join(self.words[token] for token in tokens)
 
 
-def build_vocabulary(lexicon: Lexicon) -> Vocabulary:
+def build_vocabulary(lexicon: Lexicon, dialogue: bool = False, chat: bool = False) -> Vocabulary:
+    """The words of the pictures, those of requests without a picture (`dialogue`), and last the bins of coordinates.
+
+    A word of a request that the pictures also use is the same word.
+    """
     bins = tuple(f"<{index}>" for index in range(BINS))
-    return Vocabulary(
-        (
-            PAD,
-            EMPTY,
-            *TASK_WORDS,
-            *EXTREMES,
-            *NUMBERS,
-            *CATEGORIES,
-            *lexicon.words,
-            *lexicon.sign_words,
-            *bins,
-        )
+    pictures = (
+        PAD,
+        EMPTY,
+        *TASK_WORDS,
+        *EXTREMES,
+        *NUMBERS,
+        *CATEGORIES,
+        *lexicon.words,
+        *lexicon.sign_words,
     )
+    added = tuple(word for word in DIALOGUE_WORDS if word not in pictures) if dialogue else ()
+    return Vocabulary((*pictures, *added, *bins), chat)
 
 
 def box_words(box: Sequence[float]) -> str:

@@ -1,6 +1,7 @@
 """The benchmarks of the embedded data: how an answer is read and scored. One row each.
 
-The questions themselves come from `data.questions`; what they mirror in the paper is in the table there.
+The questions themselves come from `data.questions`; what they mirror in the paper is in the table there. Those of
+`refusal`, which has no pictures, come from `data.text_only`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmablate.data.questions import Question
+from vlmablate.data.text_only import REFUSAL, REFUSED
 from vlmablate.data.vocabulary import parse_box
 from vlmablate.errors import unknown_name
 from vlmablate.vlm.image import Box, Frame
@@ -29,17 +31,19 @@ class Verdict:
 @dataclass(frozen=True)
 class Benchmark:
     """answer_tokens: how many words are decoded; score(question, decoded words, frame) -> Verdict;
-    majority(questions) -> the score in [0, 1] of the best constant answer."""
+    majority(questions) -> the score in [0, 1] of the best constant answer. pictured: False for questions that are
+    asked without a picture, and scored without a frame."""
 
     name: str
     metric: str
     answer_tokens: int
-    score: Callable[[Question, str, Frame], Verdict]
+    score: Callable[[Question, str, Frame | None], Verdict]
     majority: Callable[[Sequence[Question]], float]
+    pictured: bool = True
 
 
-def exact_match(question: Question, answer: str, frame: Frame) -> Verdict:
-    """1 if the decoded word is the answer. The frame is unused."""
+def exact_match(question: Question, answer: str, frame: Frame | None) -> Verdict:
+    """1 if the decoded words are the answer. The frame is unused."""
     return Verdict(float(answer == question.answer), answer, question.answer)
 
 
@@ -58,13 +62,14 @@ def box_iou(a: Box, b: Box) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def box_match(question: Question, answer: str, frame: Frame) -> Verdict:
+def box_match(question: Question, answer: str, frame: Frame | None) -> Verdict:
     """1 if IoU >= 0.5 in pixels of the original picture (RefCOCO's Acc@0.5).
 
     The decoded box is in shares of the model's square; the inverse of the image transform brings it back, clipped to
     the picture. An object that a crop removed is an honest miss.
     """
     assert question.box is not None
+    assert frame is not None
     target = _pixels(question.box)
     predicted = parse_box(answer)
     if predicted is None:
@@ -94,6 +99,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         Benchmark("spatial", "exact_match", 1, exact_match, majority_answer),
         Benchmark("localisation", "acc@0.5", 4, box_match, majority_box),
         Benchmark("text_reading", "exact_match", 1, exact_match, majority_answer),
+        Benchmark(REFUSAL, "exact_match", len(REFUSED.split()), exact_match, majority_answer, pictured=False),
     )
 }
 

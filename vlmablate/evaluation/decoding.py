@@ -15,6 +15,8 @@ from torch import Tensor
 from vlmablate.training.packing import IGNORED, Segment, attention_mask, pack
 from vlmablate.vlm.model import VisionLanguageModel
 
+NO_PICTURE = -1
+
 
 def decode(
     model: VisionLanguageModel,
@@ -26,23 +28,30 @@ def decode(
 ) -> list[list[tuple[int, ...]]]:
     """Answers for `prompts`, a list of (picture row, token ids of its questions), in the same nesting and order.
 
-    features(rows) returns [len(rows), cells, C]; every answer has exactly `answer_tokens` token ids.
+    features(rows) returns [len(rows), cells, C]; every answer has exactly `answer_tokens` token ids. Questions without
+    a picture have the row NO_PICTURE: the first picture stands in its place, out of their sight.
     """
     answers: list[list[tuple[int, ...]]] = []
     for start in range(0, len(prompts), batch_pictures):
         group = prompts[start : start + batch_pictures]
-        pixels = features(np.array([row for row, _ in group]))
-        answers += _decode_batch(model, pixels, [asked for _, asked in group], answer_tokens)
+        rows = np.array([row for row, _ in group])
+        pixels = features(np.where(rows == NO_PICTURE, 0, rows))
+        pictured = torch.from_numpy(rows != NO_PICTURE)
+        answers += _decode_batch(model, pixels, [asked for _, asked in group], answer_tokens, pictured)
         after_batch(len(answers))
     return answers
 
 
 @torch.inference_mode()
 def _decode_batch(
-    model: VisionLanguageModel, pixels: Tensor, asked: Sequence[Sequence[tuple[int, ...]]], answer_tokens: int
+    model: VisionLanguageModel,
+    pixels: Tensor,
+    asked: Sequence[Sequence[tuple[int, ...]]],
+    answer_tokens: int,
+    pictured: Tensor,
 ) -> list[list[tuple[int, ...]]]:
     packed = pack([[Segment(tuple(prompt), (0,) * answer_tokens) for prompt in prompts] for prompts in asked])
-    mask = attention_mask(packed.segments, pixels.shape[1])
+    mask = attention_mask(packed.segments, model.cells, pictured)
     slots = packed.targets != IGNORED
     tokens = packed.tokens.clone()
     # Row-major order of the slots: question by question, answer place by answer place.

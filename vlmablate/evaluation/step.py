@@ -1,6 +1,7 @@
 """The step `evaluate`: every benchmark of one trained model, scored per example.
 
-Config: `benchmark` {names}, `seed`, `precision`. Dependencies: `model`, `features0`…, `scenes`.
+Config: `benchmark` {names}, `seed`, `precision`. Dependencies: `model`, `scenes`, and for a model whose towers stayed
+as they were `features0`….
 Output: examples.parquet with the columns of COLUMNS, one row per question, in a fixed order.
 """
 
@@ -15,13 +16,15 @@ import pyarrow.parquet as pq
 from vlmablate import files
 from vlmablate.data.questions import Question
 from vlmablate.data.scenes_store import SceneStore
+from vlmablate.data.text_only import refusal_questions
+from vlmablate.data.vocabulary import Vocabulary
 from vlmablate.errors import UserError
 from vlmablate.evaluation.benchmarks import Benchmark, benchmark_named
-from vlmablate.evaluation.decoding import decode
+from vlmablate.evaluation.decoding import NO_PICTURE, decode
+from vlmablate.evaluation.sight import features_for
 from vlmablate.orchestration.context import StepContext
-from vlmablate.training.steps import load_model, vocabulary_of
+from vlmablate.training.steps import load_model, read_card, vocabulary_of
 from vlmablate.vlm.features_step import check_precision
-from vlmablate.vlm.model import FusedFeatures, feature_folders
 
 EXAMPLES_FILE = "examples.parquet"
 COLUMNS = ("benchmark", "split", "example_id", "cluster_id", "metric", "score", "prediction", "target")
@@ -35,25 +38,31 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
     check_precision(config["precision"], "cpu")
     benchmarks = [benchmark_named(name) for name in config["benchmark"]["names"]]
     model = load_model(deps["model"])
-    features = FusedFeatures(feature_folders(deps), "evaluation")
-    store, vocabulary = SceneStore(deps["scenes"], "evaluation"), vocabulary_of(deps["scenes"])
-    if store.ids != features.ids:
+    store = SceneStore(deps["scenes"], "evaluation")
+    vocabulary = vocabulary_of(deps["scenes"], read_card(deps["model"]))
+    threads = int(context.execution.get("threads") or 1)
+    features = features_for(
+        model, deps, store, config["precision"], threads, lambda pictures: context.check_stop()
+    )
+    if list(store.ids) != list(features.ids):
         raise UserError("the features are not those of these scenes; delete the features step and run again")
     row_of = {scene: row for row, scene in enumerate(store.ids)}
-    questions = {b.name: _questions(store, b) for b in benchmarks}
+    questions = {b.name: _questions(store, b, vocabulary) for b in benchmarks}
     rows: list[tuple[Any, ...]] = []
     summary: dict[str, dict[str, Any]] = {}
     # Benchmarks whose answers are equally long share the pass over the pictures.
     lengths = sorted({benchmark.answer_tokens for benchmark in benchmarks})
     answers: dict[str, str] = {}
-    total, done = len(lengths) * len(store), 0
-    for length in lengths:
-        asked: dict[str, list[Question]] = {}
-        for benchmark in benchmarks:
-            if benchmark.answer_tokens == length:
-                for question in questions[benchmark.name]:
-                    asked.setdefault(question.scene, []).append(question)
-        prompts = [(row_of[s], [tuple(vocabulary.encode(q.text)) for q in qs]) for s, qs in asked.items()]
+    passes: dict[int, dict[str, list[Question]]] = {length: {} for length in lengths}
+    for benchmark in benchmarks:
+        for question in questions[benchmark.name]:
+            passes[benchmark.answer_tokens].setdefault(question.scene, []).append(question)
+    total, done = sum(len(asked) for asked in passes.values()), 0
+    for length, asked in passes.items():
+        prompts = [
+            (row_of.get(scene, NO_PICTURE), [tuple(vocabulary.prompt(q.text)) for q in qs])
+            for scene, qs in asked.items()
+        ]
 
         def note(pictures: int, base: int = done) -> None:
             context.check_stop()
@@ -62,12 +71,17 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
         decoded = decode(model, features.batch, prompts, length, after_batch=note)
         for qs, replies in zip(asked.values(), decoded, strict=True):
             answers |= {q.example_id: vocabulary.decode(ids) for q, ids in zip(qs, replies, strict=True)}
-        done += len(store)
+        done += len(asked)
     context.progress(total, total)
     for benchmark in benchmarks:
         scored = questions[benchmark.name]
         verdicts = [
-            benchmark.score(q, answers[q.example_id], features.frames[row_of[q.scene]]) for q in scored
+            benchmark.score(
+                q,
+                answers[q.example_id],
+                features.frames[row_of[q.scene]] if benchmark.pictured else None,
+            )
+            for q in scored
         ]
         rows += [
             (
@@ -96,7 +110,14 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
     return {"benchmarks": summary, "precision": config["precision"]}
 
 
-def _questions(store: SceneStore, benchmark: Benchmark) -> list[Question]:
+def _questions(store: SceneStore, benchmark: Benchmark, vocabulary: Vocabulary) -> list[Question]:
+    if not benchmark.pictured:
+        if not vocabulary.dialogue:
+            raise UserError(
+                f"benchmark {benchmark.name} asks without a picture, in words that this language model does not know; "
+                "use llm=small_text or llm=small_chat, or leave it out of benchmark.names"
+            )
+        return refusal_questions()
     asked = [q for qs in store.questions.values() for q in qs if q.benchmark == benchmark.name]
     if not asked:
         raise UserError(

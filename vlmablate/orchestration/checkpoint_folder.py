@@ -86,8 +86,9 @@ def save(
     group: Group,
     write: Callable[[Path], Iterable[str]],
     note: Mapping[str, Any],
+    keep: int = KEEP,
 ) -> Checkpoint:
-    """Save a checkpoint; call it on all ranks. The two newest ones are kept.
+    """Save a checkpoint; call it on all ranks. Older ones than the `keep` newest go, once this one is committed.
 
     Args:
         parent: the folder of the step, the same for all ranks.
@@ -96,6 +97,7 @@ def save(
         group: the ranks.
         write: writes this rank's files into a folder, flushed to the disk, and returns their names.
         note: JSON to keep beside the files; that of rank 0 counts.
+        keep: how many checkpoints stay, this one included. With one, a disk that loses it loses all.
 
     Raises:
         DiskFull: on all ranks, when one of them met a full disk. Earlier checkpoints are untouched.
@@ -107,7 +109,7 @@ def save(
         parts = together(group, lambda: _facts(draft, write(draft)))
         files = {name: facts for part in parts for name, facts in part.items()}
         record = {"step": step, "ranks": group.size, "files": files, "note": dict(note)}
-        _lead(group, partial(_commit, draft, record))
+        _lead(group, partial(_commit, draft, record, keep))
     except Exception:
         if group.rank == 0:
             shutil.rmtree(draft, ignore_errors=True)
@@ -183,7 +185,7 @@ def _facts(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _commit(draft: Path, record: Mapping[str, Any]) -> None:
+def _commit(draft: Path, record: Mapping[str, Any], keep: int) -> None:
     parent, final = draft.parent, draft.parent / f"{_PREFIX}-{record['step']}"
     write_json(draft / COMMIT, record)
     if final.exists():
@@ -191,7 +193,7 @@ def _commit(draft: Path, record: Mapping[str, Any]) -> None:
         _quarantine(final, f"saved anew by {draft.name}")
     os.rename(draft, final)
     fsync_directory(parent)
-    for name in _by_age(parent)[KEEP:]:
+    for name in _by_age(parent)[keep:]:
         shutil.rmtree(parent / name, ignore_errors=True)
 
 

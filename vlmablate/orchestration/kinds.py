@@ -16,7 +16,8 @@ StepFunction = Callable[[dict[str, Any], dict[str, Path], Path, StepContext], di
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "scenes": "vlmablate.data.scenes_step:run",
-        "pretrain": "vlmablate.training.steps:run_pretrain",
+        "pretrain": "vlmablate.training.text_steps:run_pretrain",
+        "posttrain": "vlmablate.training.text_steps:run_posttrain",
         "features": "vlmablate.vlm.features_step:run",
         "align": "vlmablate.training.steps:run_align",
         "finetune": "vlmablate.training.steps:run_finetune",
@@ -27,7 +28,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
 edits.
 """
 
-COLLECTIVE = frozenset({"pretrain", "align", "finetune"})
+COLLECTIVE = frozenset({"pretrain", "posttrain", "align", "finetune"})
 """Kinds that every rank of a job works on; the others run on rank 0 alone."""
 
 

@@ -130,9 +130,20 @@ def compose_cells(request: Request, composer: Composer, axes: Path | None = None
     for context in axis.contexts:
         for arm in axis.arms:
             config = patches.compose([context.overrides, arm.overrides])
+            _check_data(config)
             config["precision"] = resolve_precision(config.get("precision"))
             cells.append(Cell(arm.name, context.name, config))
     return axis, cells
+
+
+def _check_data(config: Mapping[str, Any]) -> None:
+    """Refuse published data: its importers are not in yet, so models of the paper's size are priced, not trained."""
+    data = config.get("data") or {}
+    if "mix" in data:
+        raise UserError(
+            f"data={data.get('name')} cannot be trained on by this version, which has no importer for it.\n"
+            "What it would cost: vlmablate cost paper=one-stage+7b. What can be trained: scale=tiny, scale=smoke"
+        )
 
 
 def resolve_precision(asked: Any, flags: frozenset[str] | None = None) -> str:

@@ -1,4 +1,5 @@
 """What a training step saves and goes on from: trained weights, optimiser, random states, and how far it is.
+:mod:`vlmablate.training.saver` says when it is written.
 
 One rank alone writes one file; several write the shards of torch.distributed.checkpoint (whose import would cost a
 lone rank a second). Either can be gone on from by any number of ranks. What makes the files count, and how all ranks
@@ -21,36 +22,22 @@ from vlmablate import files
 from vlmablate.errors import UserError
 from vlmablate.orchestration import checkpoint_folder
 from vlmablate.orchestration.checkpoint_folder import Checkpoint
-from vlmablate.orchestration.context import StepContext
 from vlmablate.training.ranks import Ranks, place_whole
 
 WHOLE = "state.pt"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(
-    out: Path,
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    note: Mapping[str, Any],
-    context: StepContext,
-    ranks: Ranks,
-) -> None:
-    """Save on all ranks what `resume` needs; `note` is JSON. An interruption waits until the checkpoint is whole.
+def state_of(module: nn.Module, optimiser: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Tensor]:
+    """What `resume` needs, as it is now: its tensors are those of the training itself, and change with it.
 
-    Raises DiskFull on all ranks, see `checkpoint_folder.save`.
+    The schedule and the order of the data are functions of the step, which the note of a checkpoint holds.
     """
-    state = {
+    return {
         **_weights(module),
         **_moments(module, optimiser),
         **{f"random.{ranks.rank}.{name}": tensor for name, tensor in _random_states(ranks).items()},
     }
-    with context.saving():
-        checkpoint_folder.save(
-            out, step, context.attempt, ranks, lambda folder: _write(state, folder, ranks), note
-        )
-        context.saved(step)
 
 
 def resume(
@@ -125,11 +112,16 @@ def _set_random_states(states: Mapping[str, Tensor], ranks: Ranks) -> None:
         torch.cuda.set_rng_state(states["cuda"], ranks.device)
 
 
-def _write(state: dict[str, Any], folder: Path, ranks: Ranks) -> list[str]:
-    """Write this rank's part, and on rank 0 the index of all; the names of these files."""
+def write(state: Mapping[str, Tensor], folder: Path, ranks: Ranks) -> list[str]:
+    """Write this rank's part, and on rank 0 the index of all; the names of these files. Call it on all ranks.
+
+    Raises DiskFull or OSError when the disk is full, on all ranks where several write.
+    """
     if ranks.size == 1:
         with files.write_with(folder / WHOLE) as target, open(target, "wb") as file:
-            torch.save(state, file)  # into a file of Python's, which tells a full disk from other errors
+            torch.save(
+                dict(state), file
+            )  # into a file of Python's, which tells a full disk from other errors
         return [WHOLE]
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -137,7 +129,7 @@ def _write(state: dict[str, Any], folder: Path, ranks: Ranks) -> list[str]:
     from vlmablate.training.shard_writer import ShardWriter
 
     try:
-        save(state, storage_writer=ShardWriter(folder))
+        save(dict(state), storage_writer=ShardWriter(folder), process_group=ranks.group)
     except CheckpointException as error:
         # It is no Exception, and says too much about where and too little about what.
         raise next(cause for cause, _ in error.failures.values()) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vlmablate.data.layout import Scene, Thing
+from vlmablate.data.layout import Scene
 from vlmablate.data.questions import Question
 from vlmablate.data.vocabulary import Vocabulary, box_words
 from vlmablate.training.packing import Segment
@@ -27,7 +27,7 @@ def question_segment(question: Question, frame: Frame, vocabulary: Vocabulary) -
         if _area(inside) < VISIBLE_SHARE * _area(whole):
             return None
         answer = box_words([value / frame.size for value in inside])
-    return Segment(tuple(vocabulary.encode(question.text)), tuple(vocabulary.encode(answer)))
+    return Segment(tuple(vocabulary.prompt(question.text)), tuple(vocabulary.encode(answer)))
 
 
 def question_segments(questions: Iterable[Question], frame: Frame, vocabulary: Vocabulary) -> list[Segment]:
@@ -35,20 +35,13 @@ def question_segments(questions: Iterable[Question], frame: Frame, vocabulary: V
     return [segment for segment in segments if segment is not None]
 
 
-def word_of(thing: Thing) -> str:
-    """The word by which a thing is written: its noun, the text of a sign, or the category of a pool cut-out."""
-    word = thing.text or thing.word or thing.category
-    assert word is not None
-    return word
-
-
 def caption_segment(scene: Scene, vocabulary: Vocabulary) -> Segment | None:
     """The alignment target: the words of all things from left to right. None for an empty scene."""
     things = sorted(scene.things, key=lambda thing: thing.centre[0])
-    words = [word_of(thing) for thing in things]
+    words = [thing.written for thing in things]
     if not words:
         return None
-    return Segment(tuple(vocabulary.encode(DESCRIBE)), tuple(vocabulary.encode(" ".join(words))))
+    return Segment(tuple(vocabulary.prompt(DESCRIBE)), tuple(vocabulary.encode(" ".join(words))))
 
 
 def _area(box: tuple[float, float, float, float]) -> float:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,55 +22,65 @@ from torch.nn import functional
 
 from vlmablate import files
 from vlmablate.errors import Diverged, UserError
+from vlmablate.orchestration import checkpoint_folder
 from vlmablate.orchestration.context import StepContext, StepStopped
 from vlmablate.training import checkpoints
+from vlmablate.training.meters import Meter, peak_of
+from vlmablate.training.optimiser import adamw
 from vlmablate.training.packing import IGNORED, Packed
-from vlmablate.training.ranks import ALONE, Ranks, Whole, local
+from vlmablate.training.parallelize import Layout, Whole, parallelize
+from vlmablate.training.precision import computing
+from vlmablate.training.ranks import ALONE, Ranks, local
+from vlmablate.training.saver import Saver
+from vlmablate.training.schedule import Schedule
+from vlmablate.training.tuning import check_master_weights
 
 CURVE_FILE = "metrics.jsonl"
 CURVE_EVERY = 10
 SAVE_EVERY = 100
-BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters of one stage. `warmup` is a share of the steps; the schedule is linear warm-up, then a cosine
-    to zero (paper, table 1)."""
+    """Hyper-parameters of one stage. `warmup` is a share of the steps, see `schedule` for what follows it.
+
+    factors: part of the model (``projector``) -> its learning rate as a multiple of `learning_rate`.
+    """
 
     steps: int
     learning_rate: float
     warmup: float
     weight_decay: float
     gradient_clip: float
+    schedule: Schedule = Schedule()  # noqa: RUF009  (immutable)
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def read(stage: Mapping[str, Any], steps: int) -> Recipe:
+        """Of the settings of a stage. Raises UserError for a schedule that does not exist."""
         return Recipe(
             steps,
             float(stage["learning_rate"]),
             float(stage["warmup"]),
             float(stage["weight_decay"]),
             float(stage["gradient_clip"]),
+            Schedule.read(stage.get("schedule") or "cosine"),
+            {part: float(factor) for part, factor in (stage.get("learning_rate_factors") or {}).items()},
         )
 
     def rate(self, step: int) -> float:
         """Learning rate of optimiser step `step`, counted from 0."""
-        warm = max(1, round(self.warmup * self.steps))
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return (
-            self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
-        )
+        return self.schedule.rate(self.learning_rate, self.warmup, step, self.steps)
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one optimiser step needs: the packed text of the global batch [B, T], and a function from some of its rows
-    to their hidden states [rows, T, width]."""
+    to their hidden states [rows, T, width]. `operations`: see `Meter.count`."""
 
     packed: Packed
     hidden: Callable[[slice], Tensor]
+    operations: float | None = None
 
 
 def token_loss(logits: Tensor, targets: Tensor, total: int) -> Tensor:
@@ -104,68 +114,80 @@ def train(
     context: StepContext,
     precision: str,
     ranks: Ranks = ALONE,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Train in place, with all ranks, and return the payload {steps, final_loss, tokens, tokens_per_s, parameters,
-    precision, resumed_from_step}. Parameters that require a gradient are trained; those of `module` come back sharded.
+    """Train in place, with all ranks, and return the payload {steps, final_loss, tokens, parameters, precision,
+    resumed_from_step, and the figures of `Meter`}. Parameters that require a gradient are trained, and must be float32;
+    those of `module` come back sharded.
 
-    `batch_at(step)` must be pure. Writes metrics.jsonl and checkpoints (see `checkpoints`), one every
-    `execution.save_every` steps and one when asked to stop. `execution.micro_batch` bounds the rows of one forward.
-    Raises, on all ranks: Diverged when the loss is not finite, StepStopped when any rank was asked to stop.
+    `rates`: part of `module` -> its own peak learning rate; the schedule is that of `recipe`. `batch_at(step)` must be
+    pure. Writes metrics.jsonl and checkpoints (see `saver`), one every
+    `execution.save_every` steps and one when asked to stop; `execution.keep_checkpoints` of them stay.
+    `execution.micro_batch` bounds the rows of one forward; for the rest of the placement see `Layout`.
+    Raises, on all ranks: Diverged when the loss or a gradient is not finite, StepStopped when any rank was asked to
+    stop.
     """
     micro = _placement(context, "micro_batch", None)
     save_every = _placement(context, "save_every", SAVE_EVERY)
+    keep = _placement(context, "keep_checkpoints", checkpoint_folder.KEEP)
+    check_master_weights(module)
     counts = {
         "trained": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "total": sum(p.numel() for p in module.parameters()),
     }
-    whole = ranks.shard(module)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
+    whole = parallelize(
+        module=module, layout=Layout.read(context.execution), precision=precision, ranks=ranks
+    )
+    factors = {part: factor * recipe.learning_rate for part, factor in recipe.factors.items()}
+    optimiser = adamw(module, recipe.learning_rate, recipe.weight_decay, {**factors, **rates})
     state = _Progress(**(checkpoints.resume(out, module, optimiser, ranks) or {}))
     if ranks.rank == 0:
         _cut_curve(out / CURVE_FILE, state.step)
-    began, begun_at, begun_tokens = time.perf_counter(), state.step, state.tokens
+    begun_at = state.step
+    meter = Meter(ranks.device, ranks.size, peak_of(ranks.device))
     stopping = ranks.any_true(context.stop_requested())
-    while state.step < recipe.steps and not stopping:
-        step = state.step
-        batch = batch_at(step)
-        rate = recipe.rate(step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.zero_grad(set_to_none=True)
-        share = 0.0
-        for rows in pieces(len(batch.packed.targets), ranks.rank, ranks.size, micro):
-            share += _backward(whole, logits, batch, rows, precision)
-        value, norm, stopping = _settle(parameters, recipe.gradient_clip, share, context, ranks)
-        if not math.isfinite(value):
-            raise Diverged(
-                f"the loss of step {step + 1} is {value}: training diverged. Lower the learning rate "
-                f"({recipe.learning_rate}) or look at {out / CURVE_FILE}"
-            )
-        optimiser.step()
-        state.step += 1
-        state.loss = value if state.loss is None else 0.95 * state.loss + 0.05 * value
-        state.tokens += int((batch.packed.segments >= 0).sum())
-        speed = (state.tokens - begun_tokens) / max(1e-9, time.perf_counter() - began)
-        context.progress(state.step, recipe.steps, loss=state.loss)
-        if ranks.rank == 0 and (
-            step == begun_at or state.step % CURVE_EVERY == 0 or state.step == recipe.steps
-        ):
-            state.note(out, value, rate, norm, speed)
-        due = state.step % save_every == 0 and state.step < recipe.steps
-        if stopping or due:
-            checkpoints.save(out, module, optimiser, state.step, vars(state), context, ranks)
+    with Saver(out, module, optimiser, context, ranks, keep) as saver:
+        while state.step < recipe.steps and not stopping:
+            step = state.step
+            with meter.waiting("data"):
+                batch = batch_at(step)
+            rate = recipe.rate(step)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["scale"]
+            optimiser.zero_grad(set_to_none=True)
+            turns = pieces(len(batch.packed.targets), ranks.rank, ranks.size, micro)
+            shares = _backward(whole, logits, batch, turns, precision)
+            value, norm, stopping, saved = _settle(whole, shares, context, ranks, saver.ended)
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                where = _where(module, shares, turns, ranks)
+                raise Diverged(
+                    f"the loss of step {step + 1} is {value}, the norm of its gradient {norm} ({where}): training "
+                    f"diverged. Lower the learning rate ({recipe.learning_rate}) or look at {out / CURVE_FILE}"
+                )
+            _clip(module, norm, recipe.gradient_clip, ranks)
+            optimiser.step()
+            state.step += 1
+            state.loss = value if state.loss is None else 0.95 * state.loss + 0.05 * value
+            tokens = int((batch.packed.segments >= 0).sum())
+            state.tokens += tokens
+            meter.count(tokens, batch.packed.segments.numel(), batch.operations)
+            context.progress(state.step, recipe.steps, loss=state.loss)
+            if ranks.rank == 0 and (
+                step == begun_at or state.step % CURVE_EVERY == 0 or state.step == recipe.steps
+            ):
+                state.note(out, value, rate, norm, meter.figures())
+            with meter.waiting("saving"):
+                if saved:
+                    saver.settle()
+                if stopping or (state.step % save_every == 0 and state.step < recipe.steps):
+                    saver.save(state.step, vars(state))
     if stopping:
         raise StepStopped(f"stopped on request after step {state.step} of {recipe.steps}")
     return {
         "steps": recipe.steps,
         "final_loss": state.loss,
         "tokens": state.tokens,
-        "tokens_per_s": round((state.tokens - begun_tokens) / max(1e-9, time.perf_counter() - began), 1),
+        **meter.figures(),
         "parameters": counts,
         "precision": precision,
         "resumed_from_step": begun_at,
@@ -183,40 +205,73 @@ def _placement(context: StepContext, name: str, default: Any) -> Any:
 
 
 def _backward(
-    whole: Whole, logits: Callable[[Tensor], Tensor], batch: Batch, rows: slice, precision: str
-) -> float:
-    """Add the gradient of these rows to the parameters; returns their share of the loss.
+    whole: Whole, logits: Callable[[Tensor], Tensor], batch: Batch, turns: Sequence[slice], precision: str
+) -> list[float]:
+    """Add the gradients of some rows at a time to the parameters; returns their shares of the loss.
 
     Without rows the first one passes through and nothing is asked of it: gradients of zero, but the same collectives
     as on the ranks that have some.
     """
-    idle = rows.start == rows.stop
-    rows = slice(0, 1) if idle else rows
-    targets = batch.packed.targets[rows]
-    asked = torch.zeros_like(targets, dtype=torch.bool) if idle else targets != IGNORED
-    with torch.autocast(targets.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        predicted = whole(lambda: logits(batch.hidden(rows)[asked]))
-    loss = token_loss(predicted, targets[asked], batch.packed.target_count)
-    loss.backward()
-    return float(loss.detach())
+    losses = []
+    for number, turn in enumerate(turns, 1):
+        idle = turn.start == turn.stop
+        rows = slice(0, 1) if idle else turn
+        targets = batch.packed.targets[rows]
+        asked = torch.zeros_like(targets, dtype=torch.bool) if idle else targets != IGNORED
+        whole.part(last=number == len(turns))
+        with computing(precision, targets.device):
+            predicted = whole(lambda rows=rows, asked=asked: logits(batch.hidden(rows)[asked]))
+        loss = token_loss(predicted, targets[asked], batch.packed.target_count)
+        loss.backward()
+        losses.append(loss.detach())
+    shares: list[float] = torch.stack(losses).tolist()  # a GPU is waited for once, not in every turn
+    return shares
 
 
 def _settle(
-    parameters: Sequence[nn.Parameter], limit: float, share: float, context: StepContext, ranks: Ranks
-) -> tuple[float, float, bool]:
-    """Loss and gradient norm of the global batch, gradients clipped by it, and whether any rank has to stop.
+    whole: Whole, shares: Sequence[float], context: StepContext, ranks: Ranks, ended: bool
+) -> tuple[float, float, bool, bool]:
+    """Loss and gradient norm of the global batch, whether any rank has to stop, and whether all have `ended` to save.
 
-    One small reduction carries all three, so that all ranks stop after the same step.
+    One small reduction carries all four, so that all ranks stop, or hear of a full disk, after the same step.
     """
+    gradients = [local(p.grad) for p in whole.parameters() if p.grad is not None]
+    if whole.replicas is None:
+        return sum(shares), float(nn.utils.get_total_norm(gradients)), context.stop_requested(), ended
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    squares = float(torch.stack(norms).square().sum()) if norms else 0.0
+    stop = float(context.stop_requested())
+    value, squares, stops, ends = ranks.total(sum(shares), squares, stop, float(ended))
+    return value, math.sqrt(squares / whole.replicas), stops > 0, ends == ranks.size
+
+
+def _clip(module: nn.Module, norm: float, limit: float, ranks: Ranks) -> None:
+    """Scale all gradients so that their norm is at most `limit`."""
+    parameters = [p for p in module.parameters() if p.grad is not None]
     if ranks.size == 1:
-        return share, float(nn.utils.clip_grad_norm_(parameters, limit)), context.stop_requested()
-    gradients = [local(p.grad) for p in parameters if p.grad is not None]
-    squares = float(sum(gradient.double().square().sum() for gradient in gradients))
-    value, squares, stops = ranks.total(share, squares, float(context.stop_requested()))
-    norm = math.sqrt(squares)
-    if norm > limit:
-        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
-    return value, norm, stops > 0
+        nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm, device=ranks.device))
+    elif norm > limit:
+        torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], limit / (norm + 1e-6))
+
+
+def _where(module: nn.Module, shares: Sequence[float], turns: Sequence[slice], ranks: Ranks) -> str:
+    """Which rows gave a loss, and which parameters a gradient, that is not finite; of all ranks."""
+    rows = [
+        f"rows {turn.start} to {turn.stop - 1}"
+        for turn, share in zip(turns, shares, strict=True)
+        if not math.isfinite(share)
+    ]
+    names = [
+        name
+        for name, p in module.named_parameters()
+        if p.grad is not None and not bool(local(p.grad).isfinite().all())
+    ]
+    told = ranks.share((rows, names))
+    rows = [row for theirs, _ in told for row in theirs]
+    names = list(dict.fromkeys(name for _, theirs in told for name in theirs))
+    found = [*rows[:3], *names[:3]]
+    more = len(rows) + len(names) - len(found)
+    return "not finite: " + ", ".join(found) + (f" and {more} more" if more else "")
 
 
 @dataclass
@@ -227,14 +282,14 @@ class _Progress:
     loss: float | None = None
     tokens: int = 0
 
-    def note(self, out: Path, loss: float, rate: float, norm: float, speed: float) -> None:
+    def note(self, out: Path, loss: float, rate: float, norm: float, figures: Mapping[str, float]) -> None:
         record = {
             "step": self.step,
             "loss": round(loss, 5),
             "smoothed_loss": round(self.loss or loss, 5),
             "lr": rate,
             "gradient_norm": round(norm, 4),
-            "tokens_per_s": round(speed, 1),
+            **figures,
         }
         with (out / CURVE_FILE).open("a", encoding="utf-8") as curve:
             curve.write(json.dumps(record) + "\n")

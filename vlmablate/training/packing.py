@@ -3,6 +3,9 @@
 A packed row is [cells of the picture][question 1 + answer 1][question 2 + answer 2]... Every text token sees all cells
 and the earlier tokens of its own segment, never another question; cells see each other. Positions restart in every
 segment, so a packed question gets the same logits as one asked alone.
+
+The text of a row without a picture sees no cells. What stands in their place is then without effect, and no gradient
+reaches it.
 """
 
 from __future__ import annotations
@@ -66,11 +69,17 @@ def pack(rows: Sequence[Sequence[Segment]]) -> Packed:
     return Packed(*(torch.from_numpy(array) for array in (tokens, positions, segments, targets)))
 
 
-def attention_mask(segments: Tensor, cells: int) -> Tensor:
-    """[B, 1, cells + T, cells + T] booleans, True where a row may look; padding looks at the cells only."""
+def attention_mask(segments: Tensor, cells: int, pictured: Tensor | None = None) -> Tensor:
+    """[B, 1, cells + T, cells + T] booleans, True where a row may look; padding looks at the cells only.
+
+    pictured: [B] booleans, False for a row without a picture; None when all have one.
+    """
     batch, length = segments.shape
     mask = torch.zeros(batch, cells + length, cells + length, dtype=torch.bool, device=segments.device)
     mask[:, :, :cells] = True
+    if pictured is not None:
+        # Padding keeps looking at the cells: a row of the mask that allows nothing has no softmax.
+        mask[:, cells:, :cells] = (pictured[:, None] | (segments < 0))[:, :, None]
     same = segments[:, :, None] == segments[:, None, :]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     mask[:, cells:, cells:] = same & causal & (segments >= 0)[:, :, None]

@@ -1,55 +1,48 @@
-"""The processes that train one model together: data parallel, parameters and optimiser in shards (FSDP2).
+"""The processes that train one model together, and what they tell each other.
 
-Nothing else in training knows about processes. Alone, a :class:`Ranks` costs nothing and changes nothing.
+How a model is laid out over them is in :mod:`vlmablate.training.parallelize`. Alone, a :class:`Ranks` costs nothing and
+changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from vlmablate.orchestration.context import StepContext
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 # Longer than rank 0 takes to write a large model; a rank that dies is noticed at once, by other means.
 _PATIENCE = timedelta(minutes=60)
 
 
-class Whole(nn.Module):
-    """All of a step's arithmetic inside one forward call.
-
-    Sharded parameters are only whole during a forward, and the arithmetic also reads some from outside of the
-    module's own (words that are embedded before it, output embeddings after it).
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
-        """What ``compute`` gives; it may use every parameter of the module."""
-        return compute()
-
-
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together, and the device it computes on."""
+    """This process among those that train together, and the device it computes on.
+
+    `group` is the process group that carries what they say (None: the default one), `side` the one for `beside`.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009  (immutable)
+    group: ProcessGroup | None = None
+    side: ProcessGroup | None = None
 
     def share(self, value: Any) -> list[Any]:
         """What every rank gives, in the order of ranks; returns when all have called."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=self.group)
         return values
 
     def total(self, *values: float) -> list[float]:
@@ -57,36 +50,16 @@ class Ranks:
         if self.size == 1:
             return list(values)
         numbers = torch.tensor(values, dtype=torch.float64)
-        torch.distributed.all_reduce(numbers)
+        torch.distributed.all_reduce(numbers, group=self.group)
         return numbers.tolist()
 
     def any_true(self, flag: bool) -> bool:
         """Whether any rank says so."""
         return self.total(float(flag))[0] > 0
 
-    def shard(self, module: nn.Module) -> Whole:
-        """Distribute the parameters of a module, which all ranks built alike, in place.
-
-        Every layer of a list of layers is gathered on its own while it computes. Gradients are summed over ranks, not
-        averaged: the loss is a share of the global batch already.
-        """
-        whole = Whole(module)
-        if self.size == 1:
-            return whole
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import FSDPModule, fully_shard
-
-        mesh = init_device_mesh(self.device.type, (self.size,))
-        for part in list(module.modules()):
-            if isinstance(part, nn.ModuleList):
-                for layer in part:
-                    fully_shard(layer, mesh=mesh)
-        fully_shard(whole, mesh=mesh)
-        for part in whole.modules():
-            if isinstance(part, FSDPModule):
-                part.set_gradient_divide_factor(1.0)
-                part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
-        return whole
+    def beside(self) -> Ranks:
+        """The same ranks for a thread beside training, whose exchanges never meet those of training."""
+        return replace(self, group=self.side)
 
     def full_state(self, module: nn.Module) -> dict[str, Tensor]:
         """Name -> whole tensor on rank 0, on the CPU; empty on the others. Call it on all ranks."""
@@ -139,6 +112,7 @@ def ranks_of(context: StepContext) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
-        yield Ranks(context.rank, context.world_size, device)
+        side: Any = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        yield Ranks(context.rank, context.world_size, device, side=side)
     finally:
         torch.distributed.destroy_process_group()

@@ -1,14 +1,14 @@
-"""The training steps: `pretrain` (language model on text), `align` (projector only), `finetune` (both)."""
+"""The steps that train behind pictures: `align` (projector only), `finetune` (projector, and of the
+language model and the vision towers what `stages.finetune.language` and `stages.finetune.vision` say)."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,80 +16,28 @@ from torch import Tensor, nn
 
 from vlmablate import files
 from vlmablate.data.lexicon import load_lexicon
+from vlmablate.data.mixtures import Mixture, source_questions
 from vlmablate.data.scenes_store import SceneStore, read_world
-from vlmablate.data.vocabulary import BINS, Vocabulary, build_vocabulary
-from vlmablate.errors import UserError, unknown_name
+from vlmablate.data.vocabulary import Vocabulary, build_vocabulary
+from vlmablate.errors import UserError
 from vlmablate.orchestration.context import StepContext
+from vlmablate.training import tuning
 from vlmablate.training.examples import caption_segment, question_segments
 from vlmablate.training.loop import Batch, Recipe, train
 from vlmablate.training.packing import Segment, attention_mask, pack
 from vlmablate.training.ranks import Ranks, ranks_of
-from vlmablate.training.text_world import text_examples
+from vlmablate.training.sight import Sight, open_sight, tune_vision
+from vlmablate.training.text_world import request_segments
+from vlmablate.training.visits import Visits
 from vlmablate.vlm.features_step import check_precision
 from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
-from vlmablate.vlm.model import FusedFeatures, VisionLanguageModel, feature_folders
-from vlmablate.vlm.projector import build_projector
+from vlmablate.vlm.model import VisionLanguageModel
+from vlmablate.vlm.projectors import Projector, build_projector
+from vlmablate.vlm.seen import blank_vision
+from vlmablate.vlm.tiling import TileLayout
 
 MODEL_FILE = "model.safetensors"
 MODEL_CARD = "model.json"
-LANGUAGE_MODELS = ("small_causal",)
-POSITIONS = ("learned_2d",)
-# Streams of random numbers that must not touch each other.
-TEXT_STREAM, ORDER_STREAM, PICK_STREAM = 11, 12, 13
-
-
-def run_pretrain(
-    config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
-) -> dict[str, Any]:
-    """Language model on scenes written as text (see `training.text_world`). Config: `llm`, `grid`, `precision`."""
-    llm, recipe = config["llm"], config["llm"]["pretrain"]
-    if llm["name"] not in LANGUAGE_MODELS:
-        raise unknown_name("language model", llm["name"], LANGUAGE_MODELS, "llm.name")
-    check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
-    source, shapes = read_world(deps["scenes"])
-    lexicon = load_lexicon(source)
-    vocabulary = build_vocabulary(lexicon)
-    card: dict[str, Any] = {
-        "vocabulary": len(vocabulary), "grid": int(config["grid"]), "layers": int(llm["layers"]),
-        "width": int(llm["width"]), "heads": int(llm["heads"]), "segment": int(llm["segment"]),
-        "code_std": float(llm["code_std"]), "bins": BINS,
-    }  # fmt: skip
-    model = LanguageModel(LanguageModelConfig(**card))
-    model.initialise(torch.Generator().manual_seed(int(recipe["seed"])))
-    examples = text_examples(
-        lexicon, shapes, vocabulary, card["grid"], int(recipe["scenes"]), int(recipe["seed"]) + TEXT_STREAM
-    )
-    size, visit, seed = int(recipe["batch_scenes"]), int(recipe["questions_per_visit"]), int(recipe["seed"])
-    order = _order(len(examples), int(recipe["steps"]) * size, seed)
-
-    with ranks_of(context) as ranks:
-        model.to(ranks.device)
-
-        def batch_at(step: int) -> Batch:
-            chosen = [examples[i] for i in order[step * size : (step + 1) * size]]
-            packed = pack(_visit([row.segments for row in chosen], visit, seed, step)).to(ranks.device)
-
-            def hidden(rows: slice) -> Tensor:
-                words = torch.from_numpy(np.stack([row.words for row in chosen[rows]])).to(ranks.device)
-                weights = torch.from_numpy(np.stack([row.weights for row in chosen[rows]])).to(ranks.device)
-                mask = attention_mask(packed.segments[rows], card["grid"] ** 2)
-                cells = model.read_table(words, weights)
-                return model(cells, packed.tokens[rows], packed.positions[rows], mask)
-
-            return Batch(packed, hidden)
-
-        payload = train(
-            model,
-            model.logits,
-            batch_at,
-            Recipe.read(recipe, int(recipe["steps"])),
-            out,
-            context,
-            config["precision"],
-            ranks,
-        )
-        _save(model, card, out, ranks)
-    return payload
 
 
 def run_align(
@@ -103,7 +51,7 @@ def run_align(
 def run_finetune(
     config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
 ) -> dict[str, Any]:
-    """Projector and language model together, on the questions; starts from `align` or from `pretrain`."""
+    """Projector and language model on the questions; starts from `align` or from `pretrain`."""
     language, card = load_language_model(deps["init"])
     return _train_stage("finetune", config, deps, out, context, language, card)
 
@@ -118,35 +66,41 @@ def _train_stage(
     card: dict[str, Any],
 ) -> dict[str, Any]:
     check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
-    if config["position"]["name"] not in POSITIONS:
-        raise unknown_name("position code", config["position"]["name"], POSITIONS, "position.name")
     settings, seeds = config["stages"][stage], config["seed"]
-    features = FusedFeatures(feature_folders(deps), "train")
+    store = SceneStore(deps["scenes"], "train")
+    sight = open_sight(config.get("live"), deps, store)
     generator = torch.Generator().manual_seed(int(seeds["init"]))
-    projector = build_projector(config["projector"]["name"], features.channels, card["width"], generator)
-    model = VisionLanguageModel(projector, language)
-    if "projector" in card:
-        _load_into(model, deps["init"])
-    for parameter in language.parameters():
-        parameter.requires_grad_(stage == "finetune")
-    segments = _segments(stage, SceneStore(deps["scenes"], "train"), features, vocabulary_of(deps["scenes"]))
-    rows_with_targets = np.flatnonzero([len(row) > 0 for row in segments])
-    size, order_seed = int(settings["batch_scenes"]), int(seeds["order"])
-    visit = int(settings.get("questions_per_visit", 1))
-    steps = max(1, round(float(settings["epochs"]) * len(rows_with_targets) / size))
-    order = rows_with_targets[_order(len(rows_with_targets), steps * size, order_seed)]
+    aligned = "projector" in card
+    seen = {"channels": sight.channels, "side": sight.side, "tiles": sight.tiles.as_card()}
+    card = {**card, "projector": config["projector"], **seen}
+    projector = _projector(card, generator)
+    if aligned:
+        _load_into(VisionLanguageModel(projector, language, None, sight.tiles), deps["init"])
+    model = VisionLanguageModel(projector, language, sight.vision, sight.tiles)
+    if sight.vision is not None:
+        tune_vision(sight.vision, settings["vision"])
+    how = settings.get("language", "full") if stage == "finetune" else "frozen"
+    tuning.apply(language, how, tuning.draws(int(seeds["init"])))
+    visits = _visits(stage, settings, int(seeds["order"]), store, sight, vocabulary_of(deps["scenes"], card))
+    threads = int(context.execution.get("threads") or 1)
+    own_rate = settings.get("vision_learning_rate") if sight.vision is not None else None
+    rates = {} if own_rate is None else {"vision": float(own_rate)}
 
-    with ranks_of(context) as ranks:
+    with (
+        ranks_of(context) as ranks,
+        sight.stream(visits.pictures_at, visits.steps, ranks, threads) as look_at,
+    ):
         model.to(ranks.device)
 
         def batch_at(step: int) -> Batch:
-            chosen = order[step * size : (step + 1) * size]
-            packed = pack(_visit([segments[i] for i in chosen], visit, order_seed, step)).to(ranks.device)
+            visit, look = visits.at(step), look_at(step)
+            packed = pack(visit.segments).to(ranks.device)
+            pictured = None if visit.pictured.all() else torch.from_numpy(visit.pictured).to(ranks.device)
 
             def hidden(rows: slice) -> Tensor:
-                pixels = features.batch(chosen[rows]).to(ranks.device)
-                mask = attention_mask(packed.segments[rows], features.cells)
-                return model(pixels, packed.tokens[rows], packed.positions[rows], mask)
+                seen = None if pictured is None else pictured[rows]
+                mask = attention_mask(packed.segments[rows], model.cells, seen)
+                return model(model.see(look(rows)), packed.tokens[rows], packed.positions[rows], mask)
 
             return Batch(packed, hidden)
 
@@ -154,55 +108,78 @@ def _train_stage(
             model,
             language.logits,
             batch_at,
-            Recipe.read(settings, steps),
+            Recipe.read(settings, visits.steps),
             out,
             context,
             config["precision"],
             ranks,
+            rates,
         )
-        card = {**card, "projector": config["projector"]["name"], "channels": features.channels}
-        _save(model, card, out, ranks)
+        if stage == "finetune":
+            payload["mixture"] = visits.counts()
+        if sight.vision is not None:
+            card["vision"] = sight.vision.live
+        save_model(model, card, out, ranks, how)
     return payload
 
 
-def _segments(
-    stage: str, store: SceneStore, features: FusedFeatures, vocabulary: Vocabulary
-) -> list[Sequence[Segment]]:
-    """What is asked behind every picture: its description in alignment, its questions in finetuning."""
-    if store.ids != features.ids:
+def _visits(
+    stage: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    store: SceneStore,
+    sight: Sight,
+    vocabulary: Vocabulary,
+) -> Visits:
+    """What is asked behind every picture: its description in alignment; in finetuning its questions, and what the
+    mixture adds."""
+    if list(store.ids) != list(sight.ids):
         raise UserError("the features are not those of these scenes; delete the features step and run again")
-    rows: list[Sequence[Segment]] = []
-    for scene, frame in zip(store.scenes, features.frames, strict=True):
+    mixture = Mixture.read(settings.get("mixture"))
+    base: list[Sequence[Segment]] = []
+    sources: dict[str, list[Sequence[Segment]]] = {source: [] for source in mixture.questions}
+    lexicon = load_lexicon(read_world(store.folder)[0])
+    for number, (scene, frame) in enumerate(zip(store.scenes, sight.frames, strict=True)):
         if stage == "align":
             caption = caption_segment(scene, vocabulary)
-            rows.append([] if caption is None else [caption])
+            base.append([] if caption is None else [caption])
         else:
-            rows.append(question_segments(store.questions[scene.id], frame, vocabulary))
-    return rows
+            base.append(question_segments(store.questions[scene.id], frame, vocabulary))
+        for source, rows in sources.items():
+            rows.append(
+                question_segments(source_questions(source, scene, number, lexicon), frame, vocabulary)
+            )
+    if mixture.text_only and not vocabulary.dialogue:
+        raise UserError(
+            f"stages.{stage}.mixture.text_only asks for requests without a picture, whose words this language model "
+            "does not know; use llm=small_text or llm=small_chat"
+        )
+    return Visits(
+        base,
+        sources,
+        request_segments(vocabulary, refuse=True) if mixture.text_only else [],
+        mixture,
+        epochs=settings["epochs"],
+        batch=int(settings["batch_scenes"]),
+        questions=int(settings.get("questions_per_visit", 1)),
+        seed=seed,
+    )
 
 
-def _order(count: int, needed: int, seed: int) -> np.ndarray:
-    """Indices for `needed` visits: whole epochs, each a fresh permutation drawn from (seed, epoch)."""
-    epochs = -(-needed // count)
-    drawn = [np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(count) for epoch in range(epochs)]
-    return np.concatenate(drawn)[:needed]
+def vocabulary_of(scenes: Path, card: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a language model, by the `scenes` step that it was trained with and its model card."""
+    lexicon = load_lexicon(read_world(scenes)[0])
+    return build_vocabulary(lexicon, bool(card.get("dialogue")), bool(card.get("chat")))
 
 
-def _visit(rows: Sequence[Sequence[Segment]], limit: int, seed: int, step: int) -> list[list[Segment]]:
-    """At most `limit` segments behind each picture, another draw at every visit."""
-    rng = np.random.default_rng([seed, PICK_STREAM, step])
-    return [[row[i] for i in rng.permutation(len(row))[:limit]] for row in rows]
-
-
-def vocabulary_of(scenes: Path) -> Vocabulary:
-    """The vocabulary of a finished `scenes` step."""
-    return build_vocabulary(load_lexicon(read_world(scenes)[0]))
-
-
-def _save(model: nn.Module, card: dict[str, Any], out: Path, ranks: Ranks) -> None:
+def save_model(
+    model: nn.Module, card: dict[str, Any], out: Path, ranks: Ranks, how: tuning.How = "full"
+) -> None:
+    """Write the weights and the card of a trained model; all ranks call it, rank 0 writes."""
     state = ranks.full_state(model)
     if ranks.rank:
         return
+    state = tuning.merged(state, how)
     with files.write_with(out / MODEL_FILE) as target:
         try:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
@@ -212,10 +189,19 @@ def _save(model: nn.Module, card: dict[str, Any], out: Path, ranks: Ranks) -> No
     files.write_json(out / MODEL_CARD, card)
 
 
+def read_card(folder: Path) -> dict[str, Any]:
+    """The model card of a finished training step: sizes, words, projector."""
+    card: dict[str, Any] = files.read_json(folder / MODEL_CARD)
+    return card
+
+
 def load_language_model(folder: Path) -> tuple[LanguageModel, dict[str, Any]]:
-    """The language model of a finished training step, and that step's model card."""
-    card = files.read_json(folder / MODEL_CARD)
-    fields = {name: card[name] for name in LanguageModelConfig.__dataclass_fields__}
+    """The language model of a finished training step, and that step's model card.
+
+    A card from before there was a choice of position codes says nothing of them: the default is meant.
+    """
+    card = read_card(folder)
+    fields = {name: card[name] for name in LanguageModelConfig.__dataclass_fields__ if name in card}
     model = LanguageModel(LanguageModelConfig(**fields))
     state = load_file(folder / MODEL_FILE)
     if "projector" in card:
@@ -228,10 +214,18 @@ def _load_into(model: VisionLanguageModel, folder: Path) -> None:
     model.load_state_dict(load_file(folder / MODEL_FILE))
 
 
+def _projector(card: Mapping[str, Any], generator: torch.Generator) -> Projector:
+    """The projector of a model card. One from before projectors had options holds a name, and no side of the grid."""
+    written = card["projector"]
+    config = {"name": written} if isinstance(written, str) else written
+    return build_projector(config, card["channels"], card["width"], card.get("side", card["grid"]), generator)
+
+
 def load_model(folder: Path) -> VisionLanguageModel:
     """The vision-language model of a finished `align` or `finetune` step, in eval mode."""
     language, card = load_language_model(folder)
-    projector = build_projector(card["projector"], card["channels"], card["width"], torch.Generator())
-    model = VisionLanguageModel(projector, language)
+    projector = _projector(card, torch.Generator())
+    vision = blank_vision(card["vision"]) if "vision" in card else None
+    model = VisionLanguageModel(projector, language, vision, TileLayout.read(card.get("tiles")))
     _load_into(model, folder)
     return model.eval()
