@@ -59,6 +59,7 @@ format: $(INSTALLED) ## rewrite the sources in the project's format
 bench: $(INSTALLED) ## speed, as ratios measured in this run
 	@$(BIN)/python tests/perf/bench.py
 	@$(BIN)/python tests/perf/bench_plan.py
+	@$(BIN)/python tests/perf/bench_training.py
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/perf/bench_stats.py
 	@$(BIN)/python tests/perf/bench_local.py
 	@$(BIN)/python tests/perf/bench_status.py

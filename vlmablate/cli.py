@@ -10,7 +10,7 @@ from vlmablate.errors import EXIT_USER_ERROR, UserError, unknown_name
 
 LIVED_WITH = ("cancel", "gc", "reproduce", "retry", "status", "tail", "why")
 """Verbs of :mod:`vlmablate.verbs`."""
-VERBS = tuple(sorted((*LIVED_WITH, "analyze", "calibrate", "fetch", "replay", "report", "sweep")))
+VERBS = tuple(sorted((*LIVED_WITH, "analyze", "calibrate", "cost", "fetch", "replay", "report", "sweep")))
 
 HELP = """\
 vlmablate: does a design choice of a vision-language model matter, by how much, how sure are we,
@@ -31,6 +31,7 @@ usage: vlmablate VERB [...]
   analyze results=FILE baseline=ARM ...
                            the same tests and page for any table of example scores, no sweep needed
   calibrate results=FILE   how often these tests err for data of this shape (a file, or the name of a study)
+  cost study=prismatic     operations, GPU-hours and memory of training the paper's models, from their sizes
   replay [benchmarks=..]   derive the published p-values of Prismatic VLMs again (reproduction, not evidence)
   fetch [--list] [SET..]   download the pretrained parts and pictures, or list them with their source,
                            licence, size and state
@@ -99,6 +100,10 @@ def _run(arguments: list[str]) -> int:
         from vlmablate.calibrate import run as calibrate
 
         return calibrate(rest)
+    if verb == "cost":
+        from vlmablate.cost import run as cost
+
+        return cost(rest)
     if verb == "replay":
         from vlmablate.replay import run as replay
 

@@ -22,6 +22,11 @@ def test_training_takes_six_operations_for_each_weight_and_token():
     assert flops("finetune", finetune, NEEDS) == 6 * N * 14 * (9 + 10 * 4)
 
 
+def test_every_tile_has_a_grid_of_cells():
+    tiled = {**NEEDS, "features0": {"image": {"tiles": {"side": 2, "thumbnail": True}}}}
+    assert flops("align", {"stages": {"align": {"epochs": 1.0}}}, tiled) == 4 * N * 7 * (5 * 9 + 4)
+
+
 def test_a_frozen_model_hands_the_gradient_on_for_four():
     assert flops("align", {"stages": {"align": {"epochs": 1.0}}}, NEEDS) == 4 * N * 7 * (9 + 4)
 

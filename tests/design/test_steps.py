@@ -144,8 +144,12 @@ def test_placement_and_words_change_no_id(compose, override):
         ("data.train_scenes=97", {"scenes", "pretrain", "features0", "align", "finetune", "evaluate"}),
         ("llm.width=56", {"pretrain", "align", "finetune", "evaluate"}),
         ("image=resize_naive", {"features0", "align", "finetune", "evaluate"}),
+        ("position=rope_tie", {"pretrain", "align", "finetune", "evaluate"}),
         ("vision.grid=9", {"pretrain", "features0", "align", "finetune", "evaluate"}),
+        ("image=tiles", {"features0", "align", "finetune", "evaluate"}),
         ("projector=linear", {"align", "finetune", "evaluate"}),
+        ("projector.norm=false", {"align", "finetune", "evaluate"}),
+        ("projector.hidden=1", {"align", "finetune", "evaluate"}),
         ("stages.align.epochs=7", {"align", "finetune", "evaluate"}),
         ("stages.finetune.epochs=7", {"finetune", "evaluate"}),
         ("benchmark.names=[existence]", {"evaluate"}),
@@ -181,6 +185,7 @@ def test_fused_towers_share_the_features_of_the_single_ones(compose):
         (["vision.towers=[]"], "must be a list"),
         (["vision.towers=[3]"], "a name or a mapping"),
         (["vision.towers=[unheard]"], "unknown tower 'unheard'"),
+        (["image=tiles", "stages.finetune.vision=full"], "image.tiles cuts them"),
     ],
 )
 def test_towers_and_fusion_must_fit(compose, overrides, message):

@@ -65,10 +65,10 @@ def test_changed_fields_are_named_once_for_all_runs(store: Store, make_runs: Run
         before["steps"][f"{finetune}-then"] = before["steps"][finetune]
         run["steps"]["finetune"] = f"{finetune}-then"
     drifts = config_drift(before, make_runs("epochs"), store)
-    assert [drift.run.arm for drift in drifts] == ["once", "twice"]
+    assert [drift.run.arm for drift in drifts] == ["once", "x1_25", "x1_5", "twice", "thrice"]
     assert [str(difference) for difference in drifts[0].differences] == ["stages.finetune.warmup: 0.5 → 0.05"]
     assert drift_lines(drifts) == [
-        "2 runs changed since this study last ran: stages.finetune.warmup: 0.5 → 0.05"
+        "5 runs changed since this study last ran: stages.finetune.warmup: 0.5 → 0.05"
     ]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vlmablate.design.catalogue import one_line_fields
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.paths import resource
 
-_KEYS = ("question", "axes", "seeds", "scale", "overrides")
+_KEYS = ("question", "axes", "seeds", "scale", "overrides", "presets", "contrasts")
+_ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,11 @@ class Declaration:
     """A set of axes that are planned together, each with the same seeds, scale and overrides.
 
     ``seeds`` and ``scale`` are texts as on the command line, empty where the file leaves them out.
+
+    Attributes:
+        presets: models of conf/paper that the study is about (``vlmablate cost`` prices them).
+        contrasts: published comparison (analysis/reference/comparisons.csv, with the printed p-value) -> the axis that
+            asks its question.
     """
 
     name: str
@@ -26,6 +35,20 @@ class Declaration:
     seeds: str
     scale: str
     overrides: tuple[str, ...]
+    presets: tuple[str, ...] = ()
+    contrasts: Mapping[str, str] = field(default_factory=dict)
+
+
+def preset_names() -> list[str]:
+    """Names of the models of the paper in conf/paper, sorted."""
+    return sorted(path.stem for path in (resource("conf") / "paper").glob("*.yaml"))
+
+
+def comparison_names() -> list[str]:
+    """Keys of the published comparisons, in their order."""
+    path = resource("analysis") / "reference" / "comparisons.csv"
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row["comparison"] for row in csv.DictReader(file)]
 
 
 def declaration_names(directory: Path | None = None) -> list[str]:
@@ -81,7 +104,30 @@ def parse_declaration(raw: Any, where: str, name: str) -> Declaration:
         seeds=str(raw.get("seeds", "")).replace(" ", ""),
         scale=str(raw.get("scale", "")),
         overrides=_texts(raw.get("overrides") or [], "overrides", where),
+        presets=_presets(raw.get("presets") or [], where),
+        contrasts=_contrasts(raw.get("contrasts") or {}, axes, where),
     )
+
+
+def _presets(value: Any, where: str) -> tuple[str, ...]:
+    known = preset_names()
+    names = tuple(known) if value == _ALL else _texts(value, "presets", where)
+    for name in names:
+        if name not in known:
+            raise unknown_name("preset", name, known, where=f"{where}, presets")
+    return names
+
+
+def _contrasts(value: Any, axes: tuple[str, ...], where: str) -> Mapping[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(axis, str) for axis in value.values()):
+        raise UserError(f"{where}: the field contrasts must give an axis for each comparison, not {value!r}")
+    known = comparison_names() if value else []
+    for comparison, axis in value.items():
+        if comparison not in known:
+            raise unknown_name("comparison", str(comparison), known, where=f"{where}, contrasts")
+        if axis not in axes:
+            raise unknown_name("axis", axis, axes, where=f"{where}, contrasts.{comparison}")
+    return MappingProxyType(dict(value))
 
 
 def _texts(value: Any, field: str, where: str) -> tuple[str, ...]:

@@ -23,31 +23,49 @@ def flops(kind: str, config: Config, needs: Mapping[str, Config]) -> float | Non
     Args:
         kind: the step's kind.
         config: its config.
-        needs: role -> config of the steps before it in its run; ``pretrain`` and ``scenes`` are looked at.
+        needs: role -> config of the steps before it in its run; ``pretrain``, ``scenes`` and the tiles of
+            ``features0`` are looked at.
     """
     try:
         if kind == "pretrain":
-            return _pretrain(config)
+            return _text(config["llm"]["pretrain"], config)
+        if kind == "posttrain":
+            return _text(config["posttrain"], needs["pretrain"])
         if kind in ("align", "finetune"):
+            if (
+                config.get("live") is not None
+            ):  # towers that train cost more than the rest, at a speed of their own
+                return None
             stage = config["stages"][kind]
-            scenes = float(stage["epochs"]) * float(needs["scenes"]["data"]["train_scenes"])
-            per_scene = _tokens(needs["pretrain"], stage.get("questions_per_visit", 1))
-            each = TRAINING if kind == "finetune" else THROUGH_FROZEN
+            mixture = stage.get("mixture") or {}
+            rows = float(stage["epochs"]) * float(needs["scenes"]["data"]["train_scenes"])
+            scenes = rows / (1.0 - float(mixture.get("text_only", 0.0)))
+            added = sum(float(count) for name, count in mixture.items() if name != "text_only")
+            questions = float(stage.get("questions_per_visit", 1)) + added
+            per_scene = _tokens(needs["pretrain"], questions, _tiles(needs.get("features0") or {}))
+            all_train = kind == "finetune" and stage.get("language", "full") == "full"
+            each = TRAINING if all_train else THROUGH_FROZEN
             return each * weights(needs["pretrain"]["llm"]) * scenes * per_scene
     except (KeyError, TypeError, ValueError):
         return None
     return None
 
 
-def _pretrain(config: Config) -> float:
-    training = config["llm"]["pretrain"]
+def _text(training: Config, language: Config) -> float:
+    """Training on text, for a language model as `pretrain` configures it."""
     scenes = float(training["steps"]) * float(training["batch_scenes"])
-    return TRAINING * weights(config["llm"]) * scenes * _tokens(config, training["questions_per_visit"])
+    return TRAINING * weights(language["llm"]) * scenes * _tokens(language, training["questions_per_visit"])
 
 
-def _tokens(language: Config, questions: Any) -> float:
-    """Tokens of a scene with its questions: the cells of the grid, and a segment for each question."""
-    return float(language["grid"]) ** 2 + float(questions) * float(language["llm"]["segment"])
+def _tiles(features: Config) -> int:
+    """Grids of cells that a picture has; a projector that joins cells is not looked at."""
+    tiles = (features.get("image") or {}).get("tiles")
+    return 1 if tiles is None else int(tiles["side"]) ** 2 + bool(tiles["thumbnail"])
+
+
+def _tokens(language: Config, questions: Any, tiles: int = 1) -> float:
+    """Tokens of a scene with its questions: the cells of every tile, and a segment for each question."""
+    return tiles * float(language["grid"]) ** 2 + float(questions) * float(language["llm"]["segment"])
 
 
 def weights(llm: Config) -> float:

@@ -21,7 +21,15 @@ from vlmablate.errors import UserError, unknown_name
 _TRAINING_SEED = "$training_seed"
 
 FEATURES = "features*"
-"""In a row's ``deps``: one dependency per tower, with the roles features0, features1, …"""
+"""In a row's ``deps``: one dependency per tower, with the roles features0, features1, …; none behind live towers."""
+
+LEARNED = "learned_2d"
+"""``position.name`` of a language model that adds learned codes; all others are rotary."""
+
+FROZEN = "frozen"
+"""``stages.finetune.vision`` of a run whose towers stay as they are. Their features are extracted once and read from
+disk. Otherwise towers are live: finetuning looks at the pictures through them, its ``live`` says which towers and which
+transform these are, and what it trains brings its own towers along for the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +51,27 @@ class Row:
     added: Mapping[str, Any] = field(default_factory=dict)
 
 
+_PROJECTOR = {"projector.norm": True, "projector.hidden": 2}
+
 TABLE: Mapping[str, Row] = MappingProxyType(
     {
         "scenes": Row(1, {"data": "data", "assets": "$assets"}, {}),
         "pretrain": Row(
             1,
-            {"llm": "llm", "grid": "vision.grid", "language": "$language", "precision": "precision"},
+            {
+                "llm": "$llm",
+                "grid": "vision.grid",
+                "rotary": "$rotary",
+                "language": "$language",
+                "precision": "precision",
+            },
             {"scenes": "scenes"},
+            added={"llm.pretrain.text_only": 0.0, "rotary": None},
+        ),
+        "posttrain": Row(
+            1,
+            {"posttrain": "llm.posttrain", "precision": "precision"},
+            {"language": "pretrain", "scenes": "scenes"},
         ),
         "features": Row(
             1,
@@ -71,7 +93,8 @@ TABLE: Mapping[str, Row] = MappingProxyType(
                 "seed": _TRAINING_SEED,
                 "precision": "precision",
             },
-            {FEATURES: FEATURES, "language": "pretrain", "scenes": "scenes"},
+            {FEATURES: FEATURES, "language": "$language_model", "scenes": "scenes"},
+            added={**_PROJECTOR, "stages.align.schedule": "cosine", "stages.align.learning_rate_factors": {}},
         ),
         "finetune": Row(
             1,
@@ -79,10 +102,21 @@ TABLE: Mapping[str, Row] = MappingProxyType(
                 "projector": "projector",
                 "position": "position",
                 "stages.finetune": "stages.finetune",
+                "live": "$live",
                 "seed": _TRAINING_SEED,
                 "precision": "precision",
             },
             {FEATURES: FEATURES, "init": "$init", "scenes": "scenes"},
+            added={
+                **_PROJECTOR,
+                "stages.finetune.language": "full",
+                "stages.finetune.learning_rate_factors": {},
+                "stages.finetune.schedule": "cosine",
+                "stages.finetune.mixture": {"detailed": 0, "negative": 0, "text_only": 0.0},
+                "stages.finetune.vision": FROZEN,
+                "stages.finetune.vision_learning_rate": None,
+                "live": None,
+            },
         ),
         "evaluate": Row(
             1,
@@ -183,13 +217,21 @@ def build_run(
     known = {} if known is None else known
     listed = towers(config)
     align = select(config, "stages.align") is not None
+    live = _live(config, listed, tower_weights)
+    llm = select(config, "llm")
     supplied: dict[str, Any] = {
         "$assets": dict(assets),
+        # What follows pretraining is no part of it: a chat model and its base are made of one pretrained model.
+        "$llm": {key: value for key, value in llm.items() if key != "posttrain"},
+        "$live": live,
+        # A learned code is pretrained under settings of llm; a rotary one is all that pretraining has to know.
+        "$rotary": None if select(config, "position.name") == LEARNED else select(config, "position"),
         "$language": {key: config["data"][key] for key in LANGUAGE_FIELDS if key in config["data"]},
         _TRAINING_SEED: _training_seed(seed),
         "$evaluation_seed": {"evaluation": select(config, "seed.evaluation")},
     }
-    aliases = {"$init": "align" if align else "pretrain"}
+    language_model = "pretrain" if llm.get("posttrain") is None else "posttrain"
+    aliases = {"$language_model": language_model, "$init": "align" if align else language_model}
     feature_roles = [f"features{i}" for i in range(len(listed))]
     steps: dict[str, StepSpec] = {}
 
@@ -198,7 +240,8 @@ def build_run(
         deps: dict[str, str] = {}
         for dep_role, source in row.deps.items():
             if dep_role == FEATURES:
-                deps.update({role: steps[role].id for role in feature_roles})
+                if live is None or kind == "align":
+                    deps.update({role: steps[role].id for role in feature_roles})
             else:
                 deps[dep_role] = steps[aliases.get(source, source)].id
         values = {**supplied, **extra}
@@ -223,16 +266,41 @@ def build_run(
 
     add("scenes", "scenes")
     add("pretrain", "pretrain")
-    for role, tower in zip(feature_roles, listed, strict=True):
-        name = tower_name(tower)
-        if name not in tower_weights:
-            raise unknown_name("tower", name, tower_weights)
-        add(role, "features", {"$tower": tower, "$weights": tower_weights[name]})
+    if language_model == "posttrain":
+        add("posttrain", "posttrain")
+    if live is None or align:
+        for role, tower in zip(feature_roles, listed, strict=True):
+            add(role, "features", {"$tower": tower, "$weights": _weights(tower, tower_weights)})
     if align:
         add("align", "align")
     add("finetune", "finetune")
     add("evaluate", "evaluate")
     return RunSpec(arm, context, seed, steps)
+
+
+def _weights(tower: str | Mapping[str, Any], tower_weights: Mapping[str, str]) -> str:
+    name = tower_name(tower)
+    if name not in tower_weights:
+        raise unknown_name("tower", name, tower_weights)
+    return tower_weights[name]
+
+
+def _live(
+    config: Mapping[str, Any], listed: Sequence[str | dict[str, Any]], tower_weights: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """What a finetuning that trains its towers must know of them; None for one that does not."""
+    if select(config, "stages.finetune").get("vision", FROZEN) == FROZEN:
+        return None
+    if select(config, "image").get("tiles") is not None:
+        raise UserError(
+            "stages.finetune.vision trains the towers on whole pictures, and image.tiles cuts them: "
+            f"use image=letterbox, or stages.finetune.vision={FROZEN}"
+        )
+    return {
+        "towers": [{"tower": tower, "weights": _weights(tower, tower_weights)} for tower in listed],
+        "grid": select(config, "vision.grid"),
+        "image": select(config, "image"),
+    }
 
 
 def _training_seed(seed: int) -> dict[str, int]:
@@ -346,7 +414,7 @@ def _hints(
     """What is kept for estimates; the same for every seed."""
     return {
         "flops": flops(kind, config, {role: step.config for role, step in before.items()}),
-        "scale": scale,
+        "scale": scale if config.get("live") is None else f"{scale}, live towers",
         "similar": _similar(kind, row, config, deps),
         "units": _units(kind, config),
     }
@@ -391,11 +459,19 @@ def _slug(kind: str, config: dict[str, Any], deps: list[StepSpec]) -> str:
         return _words(data.get("name"), data.get("pictures"), data.get("train_scenes"))
     if kind == "pretrain":
         llm = config["llm"]
-        return _words(llm.get("name"), llm.get("layers"), llm.get("width"))
+        rotary = config.get("rotary") or {}
+        return _words(llm.get("name"), llm.get("layers"), llm.get("width"), rotary.get("name"))
+    if kind == "posttrain":
+        return _words(config["posttrain"].get("text"), config["posttrain"].get("steps"))
     if kind == "features":
-        return _words(tower_name(config["tower"]), config["image"].get("resize"))
+        tiles = "tiles" if config["image"].get("tiles") is not None else None
+        return _words(tower_name(config["tower"]), config["image"].get("resize"), tiles)
     seeds = config["seed"]
     inherited = [dep.slug for dep in deps if dep.kind == "finetune"]
     if inherited:
         return inherited[0]
+    live = config.get("live")
+    if live is not None:
+        names = [tower_name(row["tower"]) for row in live["towers"]]
+        return _words("+".join(names), live["image"].get("resize"), "tuned", f"s{seeds['init']}")
     return _words("+".join(dep.slug for dep in deps if dep.kind == "features"), f"s{seeds['init']}")

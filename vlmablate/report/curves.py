@@ -19,7 +19,7 @@ def training_curves(study: Study, design: Design) -> Figure | None:
     for run in study.runs:
         for step_id in run.steps.values():
             kind = study.kind(step_id)
-            if kind in ("pretrain", "align", "finetune"):
+            if kind in ("pretrain", "posttrain", "align", "finetune"):
                 curves.setdefault(kind, []).append((step_id, run.arm, run.context))
     looks, lines = style(design), ("solid", "dashed", "dotted", "dashdot")
     drawn = {kind: [entry for entry in entries if study.curve(entry[0])] for kind, entries in curves.items()}

@@ -11,7 +11,7 @@ from typing import Any
 from vlmablate.errors import UserError
 from vlmablate.files import read_json
 
-STEP_ORDER = ("scenes", "pretrain", "features", "align", "finetune", "evaluate")
+STEP_ORDER = ("scenes", "pretrain", "posttrain", "features", "align", "finetune", "evaluate")
 
 
 @dataclass(frozen=True)
