@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlmablate.design.spec import StepSpec
-from vlmablate.files import sha256_file, write_json
+from vlmablate.files import sha256_file, write_json, write_with
 from vlmablate.orchestration.lease import LeaseLostError, claim
 from vlmablate.orchestration.store import (
     ATTEMPTS,
@@ -104,6 +104,19 @@ def test_bookkeeping_is_no_payload(tmp_path: Path):
         (tmp_path / name).write_text("x")
     (tmp_path / "metrics.jsonl").write_text("y")
     assert list(payload_files(tmp_path)) == ["metrics.jsonl"]
+
+
+def test_a_new_attempt_leaves_alone_what_another_process_is_writing(tmp_path: Path):
+    with (
+        write_with(tmp_path / "cancelled.json") as cancellation,
+        write_with(tmp_path / "payload.bin") as torn,
+    ):
+        cancellation.write_text("{}")
+        torn.write_text("half")
+        prepare(tmp_path, STEP)
+        assert not torn.exists()
+        torn.touch()  # so that this block can end
+    assert (tmp_path / "cancelled.json").read_text() == "{}"
 
 
 def test_a_new_attempt_starts_clean_unless_it_resumes(tmp_path: Path):

@@ -30,7 +30,9 @@ ATTEMPTS = "attempts"
 LOG = "log.txt"
 QUARANTINE = ".quarantine"
 CHECKPOINT_PREFIX = "checkpoint"
-_BOOKKEEPING = frozenset({RESULT, SPEC, ATTEMPTS, LOG, "progress.json", "cancelled.json", "retry.json", MARK})
+_OF_OTHERS = ("cancelled.json", "retry.json")
+"""Bookkeeping that another process may be writing at any time, whoever works on the step."""
+_BOOKKEEPING = frozenset({RESULT, SPEC, ATTEMPTS, LOG, "progress.json", *_OF_OTHERS, MARK})
 
 
 class State(StrEnum):
@@ -212,6 +214,8 @@ def prepare(directory: Path, step: StepSpec) -> None:
     entries = list(os.scandir(directory))
     resumes = any(entry.name.startswith(CHECKPOINT_PREFIX) for entry in entries)
     for entry in entries:
+        if entry.name.startswith(TEMPORARY_PREFIX) and entry.name.endswith(_OF_OTHERS):
+            continue
         stale = entry.name not in _BOOKKEEPING and not resumes
         if stale or entry.name.startswith(TEMPORARY_PREFIX) or entry.name == "progress.json":
             if entry.is_dir(follow_symlinks=False):
