@@ -7,9 +7,8 @@ Hydra composed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vlmablate.arguments import key_values, number, whole_number
 from vlmablate.design.accelerators import Accelerator, accelerator
@@ -34,6 +33,7 @@ usage: vlmablate cost study=NAME|paper=MODEL[,MODEL...] [gpu=a100-80gb] [gpus=8]
   picture_text=253    text tokens beside a picture, and
   caption=30          those of a caption, which the alignment stage learns, and
   text=1000           those of a sample without a picture: means that are assumed, not measured
+  scale=7b            the scale under the models, for what they leave open
   GROUP.KEY=VALUE     changes the configuration of every model, as in a sweep
 
 examples:
@@ -147,7 +147,7 @@ def price_all(names: Sequence[str], scale: str, overrides: Sequence[str], terms:
     known.save()
 
 
-def published_contrasts(names: Sequence[str] | Any) -> dict[str, list[str]]:
+def published_contrasts(names: Collection[str]) -> dict[str, list[str]]:
     """Label of each published comparison with its printed p -> the models that it compares."""
     import csv
 

@@ -197,7 +197,7 @@ studies of several questions (sweeps/NAME.yaml), planned and computed together, 
 
   seeds=3             independent trainings of every choice: 3 means the seeds 0, 1, 2; [0,4] lists them
   scale=tiny          model and data size: tiny (pretrained parts, real pictures), or smoke (seconds,
-                      no downloads)
+                      no downloads); 7b and 13b can be priced (vlmablate cost), not trained yet
   mode=plan           only show the steps (new, failed, live, done, shared), hours and disk, what sharing saves, and
                       the differences that the seeds could find; exit code 0: nothing to do, 10: there is work
   launcher=local      worker processes, as many as the cores allow; debug runs everything in this process; slurm submits

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from copy import deepcopy
 from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
@@ -155,14 +154,18 @@ def elide(config: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
             that joined is declared by its own path with its dictionary of defaults. Deeper paths are elided
             first, so a group may grow after it joined.
     """
-    result = deepcopy(config)
+    result = dict(config)
     for path in sorted(added, key=lambda p: (-p.count("."), p)):
         *parents, leaf = path.split(".")
         node: Any = result
         for key in parents:
-            node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict) and leaf in node and canonical(node[leaf]) == canonical(added[path]):
-            del node[leaf]
+            below = node.get(key)
+            if not isinstance(below, dict):
+                break
+            node[key] = node = dict(below)  # only what lies on the way is copied
+        else:
+            if leaf in node and canonical(node[leaf]) == canonical(added[path]):
+                del node[leaf]
     return result
 
 

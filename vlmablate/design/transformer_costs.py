@@ -142,15 +142,13 @@ class Model:
 def memory(model: Model, stage: Stage, ranks: int, rows: int, checkpointing: bool) -> float:
     """Bytes of a rank at the height of a step: an estimate, for choosing `rows` (samples in one forward).
 
-    Trained weights with their optimiser state are sharded over `ranks`; frozen ones stand whole in bfloat16, except
-    the language model, which is sharded. Added: the layer that is gathered and the one that is prefetched, the
+    Trained weights with their optimiser state are sharded over `ranks`; frozen ones stand whole on every rank, in
+    bfloat16 (`execution.frozen`). Added: the layer that is gathered and the one that is prefetched, the
     activations in bfloat16 (with `checkpointing`: the inputs of all layers and everything of one), and the logits
     in float32 with their gradient.
     """
     trained = model.trained(stage)
-    frozen_language = 0 if stage.language else model.llm.parameters
-    frozen_vision = 0 if stage.vision else model.tower_weights
-    state = trained * _STATE / ranks + frozen_language * _HALF / ranks + frozen_vision * _HALF
+    state = trained * _STATE / ranks + (model.parameters - trained) * _HALF
     llm = model.llm
     gathered = 2 * _HALF * max(llm.layer_weights, llm.width * llm.vocabulary)
     tokens = rows * (model.image_tokens + stage.picture_text)
