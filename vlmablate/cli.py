@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from vlmablate.errors import EXIT_USER_ERROR, UserError, unknown_name
 
-LIVED_WITH = ("cancel", "gc", "reproduce", "retry", "status", "tail", "why")
+LIVED_WITH = ("cancel", "export", "gc", "reproduce", "retry", "status", "tail", "why")
 """Verbs of :mod:`vlmablate.verbs`."""
 VERBS = tuple(sorted((*LIVED_WITH, "analyze", "calibrate", "cost", "fetch", "replay", "report", "sweep")))
 
@@ -27,6 +27,8 @@ usage: vlmablate VERB [...]
   retry STUDY|RUN ...      take a cancellation or a failure back
   reproduce RUN            the way to its numbers again: commit, changes, packages, parts, command, digests
   gc [--yes]               what can be deleted, with sizes
+  export RUN --layout L --out FOLDER
+                           its model for transformers (llava_hf), Prismatic or the original LLaVA
   report STUDY             write the report of a study again, also of an unfinished one
   analyze results=FILE baseline=ARM ...
                            the same tests and page for any table of example scores, no sweep needed

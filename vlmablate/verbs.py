@@ -120,6 +120,24 @@ examples:
   vlmablate reproduce k3xw --compare ./reproduced"""
 
 
+EXPORT = f"""\
+usage: vlmablate export RUN|FOLDER --layout LAYOUT --out FOLDER [--dtype float32]
+
+Write the trained model of a run (or of a step, or of a folder with a model.json) into a new folder that other people's
+code reads. What a layout has no place for is refused, with what to use instead.
+
+layouts:
+{{layouts}}
+
+  --dtype    float32 (default) or bfloat16
+
+{NAMES}
+
+examples:
+  vlmablate export image_resize-small/letterbox/s0 --layout prismatic --out ./exported
+  vlmablate export k3xw --layout mm_projector --out ./projector --dtype bfloat16"""
+
+
 def status(arguments: Sequence[str]) -> int:
     """``vlmablate status``."""
     words, given = _read(arguments, STATUS, flags=("--json", "--watch"))
@@ -232,6 +250,27 @@ def reproduce(arguments: Sequence[str]) -> int:
         print("\n".join(lines))
         return 0 if same else 1
     print("\n".join(recipe(home(), words[0])))
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """``vlmablate export``."""
+    from vlmablate.export import LAYOUTS, model_folder
+    from vlmablate.export import export as write
+    from vlmablate.paths import home
+
+    text = EXPORT.format(layouts="\n".join(f"  {name:<14} {words}" for name, words in LAYOUTS.items()))
+    words, given = _read(arguments, text, values=("--layout", "--out", "--dtype"), least=1, most=1)
+    if "--layout" not in given or "--out" not in given:
+        raise UserError(f"an export needs --layout and --out\n{text}")
+    if given["--layout"] not in LAYOUTS:
+        raise unknown_name("layout", given["--layout"], LAYOUTS, "--layout")
+    dtype = given.get("--dtype", "float32")
+    if dtype not in ("float32", "bfloat16"):
+        raise unknown_name("number format", dtype, ("float32", "bfloat16"), "--dtype")
+    out = Path(given["--out"])
+    write(model_folder(home(), words[0]), given["--layout"], out, dtype)
+    print(f"{given['--layout']}: {out}")
     return 0
 
 

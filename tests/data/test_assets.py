@@ -421,8 +421,8 @@ def test_what_a_configuration_requires() -> None:
     assert names == ["efficientnet_lite0", "dinov2_small", "tuxpaint_stamps", "photo_backgrounds"]
     smoke = {"vision": {"towers": ["smoke_conv", "smoke_patch"]}, "data": {"pictures": "drawn_shapes"}}
     assert assets.required(smoke) == []
-    assert assets.tower_weights(smoke, {}) == {"smoke_conv": "random", "smoke_patch": "random"}
-    assert assets.tower_weights(tiny, {n: n[:3] for n in names})["dinov2_small"] == "din"
+    assert assets.weights(smoke, {}) == {"smoke_conv": "random", "smoke_patch": "random"}
+    assert assets.weights(tiny, {n: n[:3] for n in names})["dinov2_small"] == "din"
     with pytest.raises(UserError, match=r"picture source 'stamps'(.|\n)*openmoji"):
         assets.required({**smoke, "data": {"pictures": "stamps"}})
 

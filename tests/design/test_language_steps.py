@@ -22,7 +22,7 @@ def compose():
 def build(config: dict[str, Any], seed: int = 0) -> RunSpec:
     weights = {"smoke_conv": "random", "smoke_patch": "random"}
     config = {**config, "precision": "fp32"}
-    return build_run(config, arm="a", context="c", seed=seed, assets={}, tower_weights=weights, scale="smoke")
+    return build_run(config, arm="a", context="c", seed=seed, assets={}, weights=weights, scale="smoke")
 
 
 def ids(run: RunSpec) -> dict[str, str]:

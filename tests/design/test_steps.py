@@ -22,7 +22,7 @@ def build(config: dict[str, Any], seed: int = 0, **changes: Any) -> RunSpec:
         "arm": "a",
         "context": "default",
         "assets": {"stamps": "digest"},
-        "tower_weights": {"smoke_conv": "random", "smoke_patch": "random", "big": "sha"},
+        "weights": {"smoke_conv": "random", "smoke_patch": "random", "big": "sha"},
         "scale": "smoke",
     }
     return build_run(config, seed=seed, **{**arguments, **changes})
@@ -62,7 +62,7 @@ def test_golden_run():
         context="default",
         seed=case["seed"],
         assets=case["assets"],
-        tower_weights=case["tower_weights"],
+        weights=case["tower_weights"],
     )
     assert ids(run) == case["ids"]
 
@@ -100,7 +100,7 @@ def test_a_run_has_the_declared_graph(compose):
     assert s["finetune"].deps["init"] == s["align"].id
     assert s["evaluate"].deps["model"] == s["finetune"].id
     assert run.run_id == s["evaluate"].id
-    assert s["align"].config.keys() == {"projector", "position", "stages", "seed", "precision"}
+    assert s["align"].config.keys() == {"projector", "position", "stages", "llm", "seed", "precision"}
     assert s["align"].config["stages"].keys() == {"align"}
     assert s["finetune"].config["seed"] == {"init": 0, "order": 0}
     assert s["evaluate"].config["seed"] == {"evaluation": 0}
@@ -164,7 +164,7 @@ def test_a_change_reaches_exactly_the_steps_it_can_change(compose, override, cha
 def test_assets_and_weights_enter_the_ids(compose):
     base = ids(build(compose()))
     other_pictures = ids(build(compose(), assets={"stamps": "other"}))
-    other_weights = ids(build(compose(), tower_weights={"smoke_conv": "other"}))
+    other_weights = ids(build(compose(), weights={"smoke_conv": "other"}))
     assert other_pictures["scenes"] != base["scenes"]
     assert other_weights["scenes"] == base["scenes"]
     assert other_weights["features0"] != base["features0"]

@@ -118,7 +118,11 @@ class Assets:
         """Nothing to fetch."""
         return {}
 
-    def tower_weights(self, config: dict[str, Any], digests: dict[str, str]) -> dict[str, str]:
+    def pictures(self, config: dict[str, Any]) -> list[str]:
+        """Scenes need none either."""
+        return []
+
+    def weights(self, config: dict[str, Any], digests: dict[str, str]) -> dict[str, str]:
         """Every tower is random."""
         return dict.fromkeys(config["vision"]["towers"], "random")
 

@@ -1,13 +1,18 @@
-"""`make bench`: how many of the tokens that training processes are real, counted without any model.
+"""`make bench`: what token-balanced packing is worth, counted in tokens and measured in time.
 
-Peer: the batches that Prismatic and LLaVA train on (one modality a batch, grouped by length, dealt to ranks).
+Peers: the batches that Prismatic and LLaVA train on (one modality a batch, grouped by length, dealt to ranks), counted
+and with our own model on them; HF Trainer with LlavaForConditionalGeneration, grouped by length.
 
 The lengths are of a mixture like LLaVA-1.5's 665K: the rows of every source are counted, how long they are is assumed
-(log-normal, see SOURCES).
+(log-normal, see SOURCES). For the time they are divided, so that a small model on one core reads an epoch of them in
+minutes; ``--device cuda --model 1b`` takes them as they are.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -110,5 +115,133 @@ def count_tokens() -> None:
             )
 
 
+def epoch(shrink: float, batches: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Text tokens and pictures of an epoch of whole batches, with the mixture's share of texts; lengths divided."""
+    text, pictured = drawn_lengths(np.random.default_rng(seed))
+    rng = np.random.default_rng([seed, 1])
+    texts = BATCH * max(1, round(batches * float(1 - pictured.mean())))
+    chosen = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(pictured == shown))[:count]
+            for shown, count in ((True, BATCH * batches - texts), (False, texts))
+        ]
+    )
+    return np.maximum(4, np.rint(text[chosen] / shrink)).astype(int), pictured[chosen]
+
+
+def quartiles(values: list[float]) -> str:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
+
+
+def time_training(device_name: str, model: str, batches: int) -> None:
+    """Real tokens a second of one epoch of the same samples, on the same weights, step by step in turns."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+    from training_peers import SIZES, Clock, Turns, World, drawn_samples, peer_trainer
+    from transformers import PrinterCallback
+
+    from vlmablate.training.meters import peak_of
+
+    torch.set_num_threads(1)
+    size, device = SIZES[model], torch.device(device_name)
+    text, pictured = epoch(size.shrink, batches, 0)
+    samples = drawn_samples(text, pictured, size, 0)
+    world = World(size, samples, device)
+    micro = BATCH // RANKS
+    plans = {"packed": list(balanced(world.lengths, 1, None)), "padded": list(grouped(text, pictured, 1))}
+    layouts = {"packed": world.packed, "padded": world.padded}
+    asked = [int((sample.targets >= 0).sum()) for sample in samples]
+    tokens: dict[str, list[int]] = {name: [] for name in plans}
+    # [step][rank]: seconds of wall and of this process; of an update.
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in plans}
+    updates: dict[str, list[np.ndarray]] = {name: [] for name in plans}
+    memory = dict.fromkeys((*plans, "HF Trainer"), 0.0)
+
+    def peak(name: str) -> None:
+        if device.type == "cuda":
+            memory[name] = max(memory[name], torch.cuda.max_memory_allocated() / 2**30)
+            torch.cuda.reset_peak_memory_stats()
+
+    def others(step: int) -> None:
+        peak("HF Trainer")
+        for name in list(plans) if step % 2 else list(plans)[::-1]:
+            ranks = plans[name][step]
+            members = [i for rank in ranks for row in rank for i in row]
+            total = sum(asked[i] for i in members)
+            seconds = np.stack([world.timed(layouts[name], rank, total) for rank in ranks])
+            pieces[name].append(seconds)
+            updates[name].append(world.timed_update())
+            tokens[name].append(int(world.lengths[members].sum()))
+            peak(name)
+
+    # Once before anything is timed; at the same weights the three must also agree.
+    rows = [list(range(micro))]
+    total = sum(asked[:micro])
+    losses = []
+    for layout in layouts.values():
+        world.timed(layout, rows, total)
+        losses.append(float(world.loss.detach()))
+    world.optimiser.zero_grad(set_to_none=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, collator = peer_trainer(size, samples, world.pictures, micro, BATCH, folder, device)
+        inputs = {
+            k: v.to(device) for k, v in collator([trainer.train_dataset[i] for i in range(micro)]).items()
+        }
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, size.precision == "bf16"):
+            losses.append(float(trainer.model(**inputs).loss))
+        assert max(losses) - min(losses) < (1e-4 if size.precision == "fp32" else 5e-2), losses
+        collator.real = collator.processed = 0
+        turns = Turns(Clock(device), collator, others)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(turns)
+        trainer.train()
+
+    print(
+        f"\n{model} on {device}: {batches} global batches of {BATCH} samples, {sum(tokens['packed']):,} real tokens, "
+        f"one thread; the same weights, loss {losses[0]:.4f} in all three. {RANKS} ranks are simulated one after the "
+        "other: a step takes as long as its slowest rank, laying out, forward and backward.",
+        flush=True,
+    )
+    if sum(tokens["packed"]) != sum(tokens["padded"]) or sum(tokens["packed"]) != collator.real:
+        raise AssertionError((sum(tokens["packed"]), sum(tokens["padded"]), collator.real))
+    real = sum(tokens["packed"])
+    peak_rate = peak_of(device)
+    operations = sum(size.operations(sample) for sample in samples)
+    together, alone = {}, {}
+    for name, steps in pieces.items():
+        slowest = np.stack([step.max(axis=0) for step in steps])
+        one = np.stack([step.sum(axis=0) + update for step, update in zip(steps, updates[name], strict=True)])
+        together[name], alone[name] = real / slowest.sum(axis=0), real / one.sum(axis=0)
+        rates = [count / seconds for count, seconds in zip(tokens[name], slowest[:, 0], strict=True)]
+        print(
+            f"{name + ' as 8 ranks':<24} {together[name][0]:8,.0f} real tokens/s of a rank x 8   "
+            f"median of steps {quartiles(rates)}"
+        )
+    alone["HF Trainer"] = real / sum(seconds for seconds, _ in turns.steps)
+    for name, rate in alone.items():
+        extra = f"   peak memory {memory[name]:.1f} GiB" if device.type == "cuda" else ""
+        if peak_rate is not None:
+            extra += f"   MFU {operations / real * rate[0] / peak_rate:.3f}"
+        print(
+            f"{name + ' as one process':<24} {rate[0]:8,.0f} real tokens/s, with the update of weights{extra}"
+        )
+    print(f"HF Trainer pads to {collator.real / collator.processed:.3f} real tokens per processed one")
+    for title, ratio, bar in (
+        ("packed / padded grouped", together["packed"] / together["padded"], "1.5"),
+        ("packed / HF Trainer", alone["packed"] / alone["HF Trainer"], "1"),
+    ):
+        print(
+            f"{title}: {ratio[0]:.2f} x (bar {bar}); by the time of this process {ratio[1]:.2f} x", flush=True
+        )
+
+
 if __name__ == "__main__":
-    count_tokens()
+    options = argparse.ArgumentParser(description="What packing is worth.")
+    options.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    options.add_argument("--model", default="small", choices=("small", "1b"))
+    options.add_argument("--batches", type=int, default=16, help="global batches of the timed epoch")
+    chosen = options.parse_args()
+    if chosen.device == "cpu":
+        count_tokens()
+    time_training(chosen.device, chosen.model, chosen.batches)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,50 +20,17 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tests.training import tiny  # noqa: E402
+from tests.training.pairs import Pair  # noqa: E402
 from vlmablate.errors import UserError  # noqa: E402
-from vlmablate.orchestration.gang import free_port  # noqa: E402
 from vlmablate.training import loop  # noqa: E402
 
-DEADLINE_S = 120.0
 WEIGHTS_ATOL = 2e-4
 """Of weights that move by 0.1: the bias of a key has a gradient of nothing but rounding, which AdamW makes larger."""
 
 
-class Pair:
-    """Two ranks that wait for scenarios."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        self._ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.training.tiny", str(rank)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
-            )
-            for rank in range(2)
-        ]  # fmt: skip
-
-    def run(self, out: Path, **scenario: Any) -> list[dict[str, Any]]:
-        """What each rank answers; ranks that wait for each other for ever are killed, which is an error here."""
-        line = json.dumps({"out": str(out), "ranks": 2, "port": free_port("127.0.0.1"), **scenario})
-        timer = threading.Timer(DEADLINE_S, self.close)
-        timer.start()
-        try:
-            for process in self._ranks:
-                process.stdin.write(f"{line}\n")
-                process.stdin.flush()
-            return [json.loads(process.stdout.readline()) for process in self._ranks]
-        finally:
-            timer.cancel()
-
-    def close(self) -> None:
-        for process in self._ranks:
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    found = Pair()
+    found = Pair("tests.training.tiny")
     yield found
     found.close()
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from vlmablate.design.schedule import Schedule
 from vlmablate.errors import UserError
 from vlmablate.training.loop import Recipe
-from vlmablate.training.schedule import Schedule
 
 
 def rates(value, steps: int = 100, warmup: float = 0.1) -> list[float]:

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import flex_attention
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlmablate.errors import UserError
@@ -17,7 +15,6 @@ from vlmablate.training.balance import place_rows
 from vlmablate.training.sequences import (
     PADDING,
     Sequences,
-    block_mask,
     dense_mask,
     divisors,
     pack,
@@ -43,9 +40,12 @@ class Language(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         return self.llama.get_input_embeddings()(tokens)
 
-    def forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
         return self.llama.model(
-            inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, use_cache=False
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask=dense_mask(segments),
+            use_cache=False,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -90,31 +90,20 @@ def test_positions_restart_and_padding_belongs_to_nobody() -> None:
     batch = pack(SAMPLES, [[0, 3], [1]], PATCHES)
     assert batch.tokens.shape == (2, 14)
     assert batch.positions[0].tolist() == [*range(10), *range(4)]
-    assert batch.documents[0].tolist() == [0] * 10 + [1] * 4
-    assert batch.documents[1].tolist() == [0] * 9 + [PADDING] * 5
+    assert batch.segments[0].tolist() == [0] * 10 + [1] * 4
+    assert batch.segments[1].tolist() == [0] * 9 + [PADDING] * 5
     assert (batch.targets[1, 9:] == IGNORED).all()
     assert (batch.slots[1, 9:] == TEXT).all()
 
 
-def test_the_mask_is_causal_inside_a_document_and_never_empty() -> None:
-    documents = torch.tensor([[0, 0, 1, 1, PADDING, PADDING]])
-    mask = dense_mask(documents)[0, 0]
+def test_the_mask_is_causal_inside_a_segment_and_never_empty() -> None:
+    segments = torch.tensor([[0, 0, 1, 1, PADDING, PADDING]])
+    mask = dense_mask(segments)[0, 0]
     for query in range(6):
         for key in range(6):
-            expected = key <= query and documents[0, query] == documents[0, key]
+            expected = key <= query and segments[0, query] == segments[0, key]
             assert mask[query, key] == expected
     assert mask.any(dim=-1).all()
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_block_mask_of_flex_attention_allows_the_same_as_the_dense_mask() -> None:
-    generator = torch.Generator().manual_seed(0)
-    documents = torch.cat([torch.arange(3).repeat_interleave(70), torch.full((46,), PADDING)])[None]
-    q, k, v = torch.randn(3, 1, 2, 256, 16, generator=generator)
-    flexible = flex_attention(q, k, v, block_mask=block_mask(documents))
-    dense = scaled_dot_product_attention(q, k, v, attn_mask=dense_mask(documents))
-    assert isinstance(flexible, Tensor)
-    assert (flexible - dense).abs().max() < 1e-5
 
 
 def test_a_packed_sample_gets_the_logits_of_one_alone(model: MultimodalModel) -> None:
@@ -123,14 +112,14 @@ def test_a_packed_sample_gets_the_logits_of_one_alone(model: MultimodalModel) ->
     for row, members in enumerate([[0, 1, 2], [3, 4], [5, 6, 7]]):
         for document, index in enumerate(members):
             alone = logits_of(model, padded([SAMPLES[index]], PATCHES))[0]
-            assert (together[row, packed.documents[row] == document] - alone).abs().max() < 1e-9
+            assert (together[row, packed.segments[row] == document] - alone).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("changed", [0, 1, 2])
 def test_changing_one_sample_leaves_the_others_bits(model: MultimodalModel, changed: int) -> None:
     """Same lengths and other words and pixels: every other sample of the row gets equal logits to the bit."""
     before = pack(SAMPLES, [[0, 1, 2]], PATCHES)
-    mine = before.documents == changed
+    mine = before.segments == changed
     after = pack(SAMPLES, [[0, 1, 2]], PATCHES)
     after.tokens[mine & (before.slots == TEXT)] = 7
     pixels = pixels_of(before)
@@ -147,7 +136,7 @@ def test_a_picture_of_two_samples_is_read_once() -> None:
     shared = [SAMPLES[1], SAMPLES[2], SAMPLES[1]]
     batch = pack(shared, [[0, 1], [2]], PATCHES)
     assert batch.pictures == ("1.0", "2.0")
-    assert batch.slots[0][batch.documents[0] == 1].tolist()[1:5] == [4, 5, 6, 7]
+    assert batch.slots[0][batch.segments[0] == 1].tolist()[1:5] == [4, 5, 6, 7]
     assert batch.slots[1].tolist()[1:5] == [0, 1, 2, 3]
 
 
@@ -155,10 +144,23 @@ def test_rows_of_a_batch_keep_only_their_pictures(model: MultimodalModel) -> Non
     whole = pack(SAMPLES, [[0, 1], [4, 3], [2, 5]], PATCHES)
     part = whole.rows(slice(1, 3))
     assert part.pictures == ("4.0", "4.1", "2.0", "5.0")
-    assert (logits_of(model, part) - logits_of(model, whole)[1:3]).abs().max() < 1e-9
+    assert torch.equal(part.targets, whole.targets[1:3])
+    for asked in (part.asked, whole.asked[1:3]):
+        assert (logits_of(model, part)[asked] - logits_of(model, whole)[1:3][asked]).abs().max() < 1e-9
     texts = whole.rows(slice(0, 0))
     assert texts.pictures == ()
-    assert texts.tokens.shape == (0, whole.tokens.shape[1])
+    assert texts.tokens.shape == (0, 1)
+
+
+def test_rows_are_no_wider_than_the_longest_of_them() -> None:
+    """A short piece of a batch must not be padded to the longest row of the whole batch."""
+    whole = pack(SAMPLES, [[0, 1], [3], [5], []], PATCHES)
+    assert whole.rows(slice(0, 2)).tokens.shape == (2, whole.tokens.shape[1])
+    part = whole.rows(slice(1, 3))
+    for read in (part.tokens, part.segments, part.positions, part.slots):
+        assert read.shape == (2, max(len(SAMPLES[3]), len(SAMPLES[5])))
+    assert part.targets.shape == (2, whole.tokens.shape[1])
+    assert whole.rows(slice(3, 4)).tokens.shape == (1, 1)
 
 
 def step(

@@ -161,7 +161,7 @@ def test_the_start_of_adapters_follows_the_generator_alone() -> None:
         ({"lora": {**LORA["lora"], "rank": 0}}, "lora.rank must be a whole number of at least 1"),
         ({"lora": {**LORA["lora"], "targets": []}}, "list of names of linear layers"),
         ({"lora": {**LORA["lora"], "targets": "qkv"}}, "list of names of linear layers"),
-        ({"lora": {**LORA["lora"], "dropout": 1.0}}, r"dropout in \[0, 1\)"),
+        ({"lora": {**LORA["lora"], "dropout": 1.0}}, "lora.dropout must be a share"),
         ({"lora": {**LORA["lora"], "targets": ["qkv", "q_proj"]}}, "unknown LoRA target 'q_proj'"),
         ({"lora": {**LORA["lora"], "targets": ["kv"]}}, "unknown LoRA target 'kv'"),
     ],

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vlmablate.orchestration.context import StepContext
 from vlmablate.orchestration.stop import StopFlag
 from vlmablate.training import loop
 from vlmablate.training.packing import Segment, attention_mask, pack
-from vlmablate.training.ranks import ranks_of
+from vlmablate.training.ranks import local, ranks_of
 from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGALRM)
@@ -80,18 +81,24 @@ def run(
     rows: int = 5,
     rate: float = 0.01,
     frozen: bool = False,
+    factors: dict[str, float] | None = None,
+    rates: dict[str, float] | None = None,
+    precision: str = "fp32",
     execution: dict[str, Any] | None = None,
     attempt: int = 1,
     signal_at: dict[str, int] | None = None,
     full_from: dict[str, int] | None = None,
+    poison: dict[str, Any] | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> dict[str, Any]:
-    """Train; what came of it: the payload with ``sha`` of the final weights and ``saved`` steps, or the ``error``.
+    """Train; what came of it: the payload with ``sha`` of the final weights and ``saved`` steps, or the ``error`` with
+    ``shards``, the digest of what this rank has of the weights.
 
     signal_at: {rank, step}: that rank gets SIGUSR2 in the middle of that step. full_from: {rank, step}: the disk
-    of that rank takes no more shards from that step on; what was being saved is there by then. frozen: only the
-    projector is trained.
+    of that rank takes no more shards from that step on; what was being saved is there by then. poison: {rank, step,
+    what}: there the ``loss`` is no number, or the ``gradient`` behind a loss that is one. frozen: only the projector is
+    trained. factors, rates: learning rates of parts, as a multiple and as they are.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved: list[int] = []
@@ -124,16 +131,23 @@ def run(
             await_saves()
             Path.open = full  # type: ignore[method-assign, assignment]
         # Some batches are so small that a rank gets nothing.
-        return batch(model, step, rows if step % 7 else 1)
+        found = batch(model, step, rows if step % 7 else 1)
+        if poison is not None and (poison["rank"], poison["step"]) == (rank, step):
+            return replace(found, hidden=lambda rows: poisoned(found.hidden(rows), poison["what"]))
+        return found
 
-    recipe = loop.Recipe(steps, rate, 0.1, 0.01, 1.0)
+    recipe = loop.Recipe(steps, rate, 0.1, 0.01, 1.0, factors=factors or {})
     stop.install()
     try:
         with ranks_of(context) as group:
-            payload = loop.train(model, model.language.logits, batch_at, recipe, out, context, "fp32", group)
+            payload = loop.train(
+                model, model.language.logits, batch_at, recipe, out, context, precision, group, rates or {}
+            )
             state = group.full_state(model)
     except Exception as error:
-        return {"error": type(error).__name__, "message": str(error), "saved": saved}
+        shards = {name: local(tensor.detach()) for name, tensor in model.state_dict().items()}
+        told = {"error": type(error).__name__, "message": str(error)}
+        return {**told, "saved": saved, "shards": digest(shards)}
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -141,6 +155,14 @@ def run(
     if rank == 0:
         torch.save(state, out / "final.pt")
     return {**payload, "sha": digest(state), "saved": saved}
+
+
+def poisoned(hidden: Tensor, what: str) -> Tensor:
+    """Hidden states that give a loss that is no number, or a finite one whose gradient is not."""
+    if what == "loss":
+        return hidden * torch.nan
+    hidden.register_hook(lambda gradient: gradient * torch.inf)
+    return hidden
 
 
 def await_saves() -> None:

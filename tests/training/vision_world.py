@@ -28,7 +28,7 @@ SMALL = (
     "llm.pretrain.steps=2", "llm.pretrain.scenes=8", "llm.pretrain.batch_scenes=4", "stages.finetune.batch_scenes=5",
     "stages.finetune.epochs=1.6", "stages.align.batch_scenes=5", "stages.align.epochs=1.6",
 )  # fmt: skip
-DIGESTS = dict.fromkeys(("smoke_conv", "smoke_patch"), "random")
+DIGESTS = dict.fromkeys(("smoke_conv", "smoke_patch", "test_llama"), "random")
 
 
 class World:
@@ -42,7 +42,7 @@ class World:
         small = SMALL if "stages=single" not in overrides else [s for s in SMALL if ".align." not in s]
         with composer() as made:
             config = {**made.compose([*small, *overrides]), "precision": "fp32"}
-        return build_run(config, arm="a", context="c", seed=0, assets={}, tower_weights=DIGESTS)
+        return build_run(config, arm="a", context="c", seed=0, assets={}, weights=DIGESTS)
 
     def done(self, run: RunSpec, role: str) -> Path:
         """The folder of a finished step."""
@@ -107,7 +107,7 @@ def main(rank: int) -> None:
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job.pop("port")), RANK=str(rank), WORLD_SIZE="2"
         )
         with redirect_stdout(sys.stderr):
-            answer = work(rank=rank, ranks=2, **job)
+            answer = work(rank=rank, **{"ranks": 2, **job})
         print(json.dumps(answer), flush=True)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from vlmablate.training.sequences import dense_mask
 from vlmablate.vlm.multimodal import MultimodalModel
 
 WORDS, WIDTH, CHANNELS, SIDE, PATCHES, IMAGE_ID, BOS = 97, 32, 24, 32, 16, 96, 1
@@ -24,7 +25,7 @@ class Tower(nn.Module):
 
 
 class Language(nn.Module):
-    """A causal language model of transformers that takes embeddings, positions and a mask."""
+    """A causal language model of transformers that takes embeddings, positions and segments."""
 
     def __init__(self, model: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -34,9 +35,12 @@ class Language(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(tokens)
 
-    def forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
         return self.model(
-            inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, use_cache=False
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask=dense_mask(segments),
+            use_cache=False,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

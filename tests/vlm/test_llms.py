@@ -13,8 +13,10 @@ from torch import Tensor
 
 from vlmablate.errors import UserError
 from vlmablate.training import tuning
-from vlmablate.vlm.llms import CausalLM, llms, load_llm
-from vlmablate.vlm.llms.load import _advice
+from vlmablate.vlm.llms.load import _advice, load_llm
+from vlmablate.vlm.llms.model import CausalLM
+from vlmablate.vlm.llms.registry import llms
+from vlmablate.vlm.llms.unpacked import unpacked
 from vlmablate.vlm.prompts import templates
 
 REAL = [name for name, spec in llms().items() if spec.hub is not None]
@@ -244,6 +246,24 @@ def test_a_gguf_file_is_read(built, tmp_path: Path) -> None:
         ours = model.logits(model(model.embed(tokens(9)), torch.arange(9)[None]))
         expected = theirs.logits(theirs(theirs.embed(tokens(9)), torch.arange(9)[None]))
     assert torch.allclose(ours, expected, atol=1e-6)
+
+
+def test_a_gguf_file_is_unpacked_once(built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMABLATE_CACHE", str(tmp_path / "cache"))
+    tokenizer = load_llm("test_llama")[1]
+    words = [tokenizer.convert_ids_to_tokens(i) for i in range(259)]
+    vocabulary = words + ["ab", "<|endoftext|>"] + [f"<unused{i}>" for i in range(59)]
+    write_gguf(tmp_path / "small.gguf", built["test_llama"].state_dict(), vocabulary)
+    folder = unpacked("test_llama", tmp_path / "small.gguf", "digest")
+    direct, read = load_llm("test_llama", weights=str(tmp_path / "small.gguf"))
+    (tmp_path / "small.gguf").unlink()
+    assert unpacked("test_llama", tmp_path / "small.gguf", "digest") == folder
+    again, read_again = load_llm("test_llama", weights=str(folder))
+    assert again.state_dict().keys() == direct.state_dict().keys()
+    assert all(torch.equal(tensor, direct.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert read_again.get_vocab() == read.get_vocab()
+    assert read_again("a b </s>").input_ids == read("a b </s>").input_ids
+    assert [path.name for path in folder.parent.iterdir()] == ["digest"]
 
 
 @pytest.mark.parametrize(

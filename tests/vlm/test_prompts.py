@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from vlmablate.errors import UserError
 from vlmablate.training.dialogues import IMAGE_MARK, Dialogue, encode
 from vlmablate.training.packing import IGNORED
-from vlmablate.vlm.llms import llms, load_llm
+from vlmablate.vlm.llms.load import load_llm
+from vlmablate.vlm.llms.registry import llms
 from vlmablate.vlm.prompts import Turn, render, stop_token, template_named, templates, text_of
 
 TURNS = [Turn("human", "What is it?"), Turn("gpt", "A dog."), Turn("human", "Red?"), Turn("gpt", "Yes")]

@@ -83,7 +83,7 @@ def test_every_comparison_with_a_printed_p_has_an_axis_in_the_study_of_the_paper
 
 @pytest.mark.slow
 def test_every_model_of_the_paper_composes_and_is_built_on_the_meta_device_with_the_weights_it_is_priced_for():
-    from vlmablate.vlm.llms import load_llm
+    from vlmablate.vlm.llms.load import load_llm
     from vlmablate.vlm.projectors import build_projector
     from vlmablate.vlm.towers.vision import build_vision
 

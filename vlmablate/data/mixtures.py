@@ -13,19 +13,19 @@ mixtures of the same scenes ask the same questions. The sources stand in for the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from vlmablate.data.layout import Scene, Thing
 from vlmablate.data.lexicon import Lexicon
 from vlmablate.data.questions import NUMBERS, RELATIONS, Question
-from vlmablate.errors import UserError, unknown_name
+from vlmablate.design.mixture import SOURCES as SOURCE_NAMES
+from vlmablate.design.mixture import TEXT_ONLY as TEXT_ONLY
+from vlmablate.design.mixture import Mixture as Mixture
+from vlmablate.design.mixture import read_share as read_share
 
-TEXT_ONLY = "text_only"
 # A thing lies in a direction of another when their centres differ by this share of the canvas.
 CLEAR_GAP = 0.16
 NEGATIVE_NOUNS = 6
@@ -88,51 +88,8 @@ def _question(scene: Scene, source: str, text: str, answer: str) -> Question:
 
 
 SOURCES: Mapping[str, Callable[[Scene, Lexicon, np.random.Generator], list[Question]]] = MappingProxyType(
-    {"detailed": detailed, "negative": negative}
+    dict(zip(SOURCE_NAMES, (detailed, negative), strict=True))
 )
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """What is added to the questions of the scenes.
-
-    Attributes:
-        questions: source -> how many of its questions every visit of a picture adds.
-        text_only: share of rows without a picture among all rows, exact (a decimal is not a binary fraction).
-    """
-
-    questions: Mapping[str, int] = field(default_factory=dict)
-    text_only: Fraction = Fraction(0)
-
-    @staticmethod
-    def read(declared: Mapping[str, Any] | None) -> Mixture:
-        """The mixture of a stage's configuration; nothing declared adds nothing.
-
-        Raises UserError for an unknown source (lists the known ones), a count that is no whole number from 0 up, and a
-        share outside [0, 1).
-        """
-        questions: dict[str, int] = {}
-        share = Fraction(0)
-        for name, value in (declared or {}).items():
-            where = f"stages.finetune.mixture.{name}"
-            if name == TEXT_ONLY:
-                share = read_share(value, where)
-            elif name not in SOURCES:
-                known = [*SOURCES, TEXT_ONLY]
-                raise unknown_name("source of training data", str(name), known, "stages.finetune.mixture")
-            elif isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UserError(f"{where} is how many questions a visit adds, a whole number, not {value!r}")
-            elif value:
-                questions[name] = value
-        return Mixture(questions, share)
-
-
-def read_share(value: Any, where: str) -> Fraction:
-    """The share of rows without a picture, as the decimal it is written as. Raises UserError outside [0, 1)."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < 1:
-        raise UserError(f"{where} is the share of rows without a picture, from 0 to below 1, not {value!r}")
-    return Fraction(str(value))
 
 
 def source_questions(source: str, scene: Scene, number: int, lexicon: Lexicon) -> list[Question]:

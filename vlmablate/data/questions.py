@@ -38,6 +38,8 @@ BENCHMARKS = ("open_vqa", "existence", "counting", "spatial", "localisation", "t
 CLEAR_GAP = 0.08
 # No count is the answer of more than this many counting questions per evaluation scene.
 COUNT_CAP = 0.27
+# A training box is asked for only when the image transform left at least this share of it in the model's square.
+VISIBLE_SHARE = 0.3
 NEGATIVES = ("random", "popular", "adversarial")
 POPULAR_NOUNS = 8
 # Questions of each family behind one training picture (at most; a scene may allow fewer).

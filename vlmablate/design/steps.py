@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from vlmablate.design.flops import flops
+from vlmablate.design.flops import flops, tiles_of
 from vlmablate.design.identity import Encoded, canonical, digest, elide, short_id, step_id, step_text
 from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.errors import UserError, unknown_name
@@ -25,6 +25,9 @@ FEATURES = "features*"
 
 LEARNED = "learned_2d"
 """``position.name`` of a language model that adds learned codes; all others are rotary."""
+
+SEQUENCE = "rope_1d"
+"""``position.name`` of the language models of others: each brings its own code, and a picture counts on in it."""
 
 FROZEN = "frozen"
 """``stages.finetune.vision`` of a run whose towers stay as they are. Their features are extracted once and read from
@@ -90,11 +93,17 @@ TABLE: Mapping[str, Row] = MappingProxyType(
                 "projector": "projector",
                 "position": "position",
                 "stages.align": "stages.align",
+                "llm": "$causal",
                 "seed": _TRAINING_SEED,
                 "precision": "precision",
             },
             {FEATURES: FEATURES, "language": "$language_model", "scenes": "scenes"},
-            added={**_PROJECTOR, "stages.align.schedule": "cosine", "stages.align.learning_rate_factors": {}},
+            added={
+                **_PROJECTOR,
+                "llm": None,
+                "stages.align.schedule": "cosine",
+                "stages.align.learning_rate_factors": {},
+            },
         ),
         "finetune": Row(
             1,
@@ -103,12 +112,14 @@ TABLE: Mapping[str, Row] = MappingProxyType(
                 "position": "position",
                 "stages.finetune": "stages.finetune",
                 "live": "$live",
+                "llm": "$causal",
                 "seed": _TRAINING_SEED,
                 "precision": "precision",
             },
             {FEATURES: FEATURES, "init": "$init", "scenes": "scenes"},
             added={
                 **_PROJECTOR,
+                "llm": None,
                 "stages.finetune.language": "full",
                 "stages.finetune.learning_rate_factors": {},
                 "stages.finetune.schedule": "cosine",
@@ -194,7 +205,7 @@ def build_run(
     context: str,
     seed: int,
     assets: Mapping[str, str],
-    tower_weights: Mapping[str, str],
+    weights: Mapping[str, str],
     scale: str = "",
     known: dict[str, StepSpec] | None = None,
 ) -> RunSpec:
@@ -205,7 +216,8 @@ def build_run(
         arm, context, seed: the run's place in the study. The seed drives initialisation and data order; the
             evaluation seed is a constant of the configuration.
         assets: asset set -> digest of its manifest, for the sets the scenes are composed from.
-        tower_weights: tower -> SHA-256 of its weights (``random`` for a tower that is not pretrained).
+        weights: tower, and language model of the registry -> SHA-256 of its weights (``random`` for one that is not
+            pretrained).
         scale: the scale preset, kept as a hint for time estimates.
         known: id -> step of runs at the same scale that were built before; what the run shares with them is taken from
             there, and what is new is added.
@@ -217,12 +229,14 @@ def build_run(
     known = {} if known is None else known
     listed = towers(config)
     align = select(config, "stages.align") is not None
-    live = _live(config, listed, tower_weights)
+    live = _live(config, listed, weights)
     llm = select(config, "llm")
+    causal = _causal(config, weights)
     supplied: dict[str, Any] = {
         "$assets": dict(assets),
         # What follows pretraining is no part of it: a chat model and its base are made of one pretrained model.
         "$llm": {key: value for key, value in llm.items() if key != "posttrain"},
+        "$causal": causal,
         "$live": live,
         # A learned code is pretrained under settings of llm; a rotary one is all that pretraining has to know.
         "$rotary": None if select(config, "position.name") == LEARNED else select(config, "position"),
@@ -231,7 +245,10 @@ def build_run(
         "$evaluation_seed": {"evaluation": select(config, "seed.evaluation")},
     }
     language_model = "pretrain" if llm.get("posttrain") is None else "posttrain"
-    aliases = {"$language_model": language_model, "$init": "align" if align else language_model}
+    aliases: dict[str, str | None] = {"$language_model": language_model}
+    if causal is not None:  # read from where its weights are, not made by a step
+        aliases = {"$language_model": None}
+    aliases["$init"] = "align" if align else aliases["$language_model"]
     feature_roles = [f"features{i}" for i in range(len(listed))]
     steps: dict[str, StepSpec] = {}
 
@@ -242,8 +259,8 @@ def build_run(
             if dep_role == FEATURES:
                 if live is None or kind == "align":
                     deps.update({role: steps[role].id for role in feature_roles})
-            else:
-                deps[dep_role] = steps[aliases.get(source, source)].id
+            elif (made_by := aliases.get(source, source)) is not None:
+                deps[dep_role] = steps[made_by].id
         values = {**supplied, **extra}
         step_config: dict[str, Any] = {}
         for name, source in row.fields.items():
@@ -265,12 +282,13 @@ def build_run(
         )
 
     add("scenes", "scenes")
-    add("pretrain", "pretrain")
-    if language_model == "posttrain":
-        add("posttrain", "posttrain")
+    if causal is None:
+        add("pretrain", "pretrain")
+        if language_model == "posttrain":
+            add("posttrain", "posttrain")
     if live is None or align:
         for role, tower in zip(feature_roles, listed, strict=True):
-            add(role, "features", {"$tower": tower, "$weights": _weights(tower, tower_weights)})
+            add(role, "features", {"$tower": tower, "$weights": _weights(tower, weights)})
     if align:
         add("align", "align")
     add("finetune", "finetune")
@@ -278,15 +296,39 @@ def build_run(
     return RunSpec(arm, context, seed, steps)
 
 
-def _weights(tower: str | Mapping[str, Any], tower_weights: Mapping[str, str]) -> str:
+def _weights(tower: str | Mapping[str, Any], weights: Mapping[str, str]) -> str:
     name = tower_name(tower)
-    if name not in tower_weights:
-        raise unknown_name("tower", name, tower_weights)
-    return tower_weights[name]
+    if name not in weights:
+        raise unknown_name("tower", name, weights)
+    return weights[name]
+
+
+def _causal(config: Mapping[str, Any], weights: Mapping[str, str]) -> dict[str, Any] | None:
+    """Which language model of the registry a run reads with; None for the small one that its own steps make.
+
+    Raises UserError for a position code that is not its own.
+    """
+    llm = select(config, "llm")
+    if "weights" not in llm:
+        return None
+    position = select(config, "position.name")
+    if position != SEQUENCE:
+        raise UserError(
+            f"llm={llm['name']} was pretrained with its own position code, so position={position} cannot be chosen "
+            f"for it: use position={SEQUENCE}, or a language model that is pretrained here (llm=small_causal)"
+        )
+    if llm["name"] not in weights:
+        raise unknown_name("language model", llm["name"], weights)
+    return {
+        "name": llm["name"],
+        "weights": weights[llm["name"]],
+        "layers": llm.get("layers"),
+        "template": llm.get("template"),
+    }
 
 
 def _live(
-    config: Mapping[str, Any], listed: Sequence[str | dict[str, Any]], tower_weights: Mapping[str, str]
+    config: Mapping[str, Any], listed: Sequence[str | dict[str, Any]], weights: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """What a finetuning that trains its towers must know of them; None for one that does not."""
     if select(config, "stages.finetune").get("vision", FROZEN) == FROZEN:
@@ -297,7 +339,7 @@ def _live(
             f"use image=letterbox, or stages.finetune.vision={FROZEN}"
         )
     return {
-        "towers": [{"tower": tower, "weights": _weights(tower, tower_weights)} for tower in listed],
+        "towers": [{"tower": tower, "weights": _weights(tower, weights)} for tower in listed],
         "grid": select(config, "vision.grid"),
         "image": select(config, "image"),
     }
@@ -417,6 +459,7 @@ def _hints(
         "scale": scale if config.get("live") is None else f"{scale}, live towers",
         "similar": _similar(kind, row, config, deps),
         "units": _units(kind, config),
+        "disk_units": _units(kind, config) if kind == "features" else 1.0,
     }
 
 
@@ -434,9 +477,11 @@ def _similar(kind: str, row: Row, config: dict[str, Any], deps: dict[str, StepSp
 
 
 def _units(kind: str, config: dict[str, Any]) -> float:
-    """How much work relative to other steps of the kind at one scale: the epochs of a training
-    step, else 1.
+    """How much work relative to other steps of the kind at one scale: the epochs of a training step, the tiles of
+    features, else 1.
     """
+    if kind == "features":
+        return float(tiles_of(config))
     stage = config.get("stages", {}).get(kind) if isinstance(config.get("stages"), dict) else None
     epochs = stage.get("epochs") if isinstance(stage, dict) else None
     return float(epochs) if isinstance(epochs, int | float) and epochs > 0 else 1.0
@@ -470,8 +515,9 @@ def _slug(kind: str, config: dict[str, Any], deps: list[StepSpec]) -> str:
     inherited = [dep.slug for dep in deps if dep.kind == "finetune"]
     if inherited:
         return inherited[0]
+    llm = (config.get("llm") or {}).get("name")
     live = config.get("live")
     if live is not None:
         names = [tower_name(row["tower"]) for row in live["towers"]]
-        return _words("+".join(names), live["image"].get("resize"), "tuned", f"s{seeds['init']}")
-    return _words("+".join(dep.slug for dep in deps if dep.kind == "features"), f"s{seeds['init']}")
+        return _words("+".join(names), live["image"].get("resize"), llm, "tuned", f"s{seeds['init']}")
+    return _words("+".join(dep.slug for dep in deps if dep.kind == "features"), llm, f"s{seeds['init']}")

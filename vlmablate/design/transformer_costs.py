@@ -74,6 +74,22 @@ class Llm:
         layers = self.layers * (2 * self.layer_weights * tokens + 4 * tokens**2 * self.heads * self.head)
         return layers + 2 * self.width * self.vocabulary * (tokens if asked is None else asked)
 
+    def learning(self, tokens: float, asked: float, trained: int, adapters: int, words: bool) -> float:
+        """Operations of a sequence forward and backward, with a gradient that goes through every layer to its input.
+
+        Attention has no weights, so its backward pass costs twice its forward pass whatever learns.
+
+        Args:
+            tokens, asked: as for `forward`.
+            trained: weights in the matrices of all layers that learn. adapters: weights beside them that do (LoRA).
+            words: whether the output embeddings learn.
+        """
+        matrices = THROUGH_FROZEN * self.layers * self.layer_weights + trained + TRAINED * adapters
+        products = 2 * tokens * matrices
+        attention = TRAINED * self.layers * 4 * tokens**2 * self.heads * self.head
+        predicted = (TRAINED if words else THROUGH_FROZEN) * 2 * self.width * self.vocabulary * asked
+        return products + attention + predicted
+
 
 def mlp_forward(sizes: tuple[int, ...], tokens: float) -> float:
     """Operations of a chain of linear layers over `tokens`."""

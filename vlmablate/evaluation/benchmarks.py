@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vlmablate.data.dialogue_text import read_box
 from vlmablate.data.questions import Question
 from vlmablate.data.text_only import REFUSAL, REFUSED
 from vlmablate.data.vocabulary import parse_box
@@ -65,13 +66,14 @@ def box_iou(a: Box, b: Box) -> float:
 def box_match(question: Question, answer: str, frame: Frame | None) -> Verdict:
     """1 if IoU >= 0.5 in pixels of the original picture (RefCOCO's Acc@0.5).
 
-    The decoded box is in shares of the model's square; the inverse of the image transform brings it back, clipped to
+    The decoded box is in shares of the model's square, as four bins or as four numbers in brackets (see
+    `data.vocabulary` and `data.dialogue_text`); the inverse of the image transform brings it back, clipped to
     the picture. An object that a crop removed is an honest miss.
     """
     assert question.box is not None
     assert frame is not None
     target = _pixels(question.box)
-    predicted = parse_box(answer)
+    predicted = parse_box(answer) or read_box(answer)
     if predicted is None:
         return Verdict(0.0, answer, target)
     x0, y0, x1, y1 = (share * frame.size for share in predicted)

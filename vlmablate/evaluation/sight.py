@@ -15,6 +15,7 @@ from vlmablate.training.pictures import PictureStream, SquarePictures
 from vlmablate.vlm.features_step import BATCH, PRECISIONS
 from vlmablate.vlm.image import Frame
 from vlmablate.vlm.model import FusedFeatures, VisionLanguageModel, feature_folders
+from vlmablate.vlm.multimodal import MultimodalModel
 from vlmablate.vlm.seen import LiveVision
 
 
@@ -28,14 +29,15 @@ class Seen:
 
 
 def features_for(
-    model: VisionLanguageModel,
+    model: VisionLanguageModel | MultimodalModel,
     deps: Mapping[str, Path],
     store: SceneStore,
     precision: str,
     threads: int = 1,
     after_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Seen:
-    """The features of a split for a model. Those of its own towers are computed now, once, and kept in memory.
+    """The features of a split for a model. Those of its own towers are computed now, once, where the model is, and kept
+    in memory.
 
     Raises UserError for features or pictures that are damaged.
     """
@@ -43,6 +45,7 @@ def features_for(
         features = FusedFeatures(feature_folders(dict(deps)), store.split)
         return Seen(features.ids, features.frames, features.batch)
     vision = model.vision
+    assert isinstance(vision, LiveVision)
     pictures = SquarePictures(store, vision.live["image"]["resize"], vision.squares())
     values = _extract(vision, pictures, precision, threads, after_batch)
     return Seen(pictures.ids, pictures.frames, lambda rows: values[torch.from_numpy(rows)])
@@ -59,6 +62,7 @@ def _extract(
     """float32 [N, cells, channels], in batches that are all equally long, because kernels are chosen by batch size."""
     count = len(pictures.ids)
     values = torch.empty(count, vision.cells, vision.channels)
+    device = next(vision.parameters()).device
 
     def rows_at(step: int) -> np.ndarray:
         return np.minimum(np.arange(step * BATCH, (step + 1) * BATCH), count - 1)
@@ -67,9 +71,10 @@ def _extract(
     with PictureStream(pictures.at, rows_at, steps, threads) as stream:
         for step in range(steps):
             dtype = PRECISIONS[precision]
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-                features = vision(stream.at(step))
+            squares = [tensor.to(device) for tensor in stream.at(step)]
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+                features = vision(squares)
             first = step * BATCH
-            values[first : first + BATCH] = features[: count - first].float()
+            values[first : first + BATCH] = features[: count - first].float().cpu()
             after_batch(min(first + BATCH, count))
     return values

@@ -76,7 +76,7 @@ class Cost:
 
 @dataclass
 class _History:
-    """Finished steps by what they are alike in; seconds and megabytes per unit of work."""
+    """Finished steps by what they are alike in; at a scale, seconds per unit of work and megabytes per unit of disk."""
 
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     megabytes: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -91,7 +91,7 @@ class Estimator:
         store: its finished steps are the history; None for no history.
         declared: kind -> seconds, from the scale preset.
         throughput: floating-point operations per second of one worker.
-        disk_mb: kind -> megabytes.
+        disk_mb: kind -> megabytes, of a step that takes one unit of disk (features: of pictures in one piece).
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Estimator:
         self._loaded: set[str] = set()
         self._similar = _History()
         self._scale = _History()
-        self._known: dict[tuple[str, str, str, float, float | None], Cost] = {}
+        self._known: dict[tuple[str, str, str, float, float, float | None], Cost] = {}
 
     def seconds(self, step: StepSpec) -> float:
         """Expected wall time of a step in seconds."""
@@ -117,12 +117,12 @@ class Estimator:
     def cost(self, step: StepSpec) -> Cost:
         """Expected cost of a step."""
         hints = step.hints
-        units = float(hints.get("units") or 1.0)
+        units, disk_units = _units(hints)
         similar, scale = str(hints.get("similar")), str(hints.get("scale"))
-        key = (step.kind, similar, scale, units, hints.get("flops"))
+        key = (step.kind, similar, scale, units, disk_units, hints.get("flops"))
         if key not in self._known:
             self._load(step.kind)
-            self._known[key] = self._look(step.kind, similar, scale, units, hints.get("flops"))
+            self._known[key] = self._look(*key)
         return self._known[key]
 
     def learn(self, step: StepSpec, wall_s: float) -> None:
@@ -131,10 +131,11 @@ class Estimator:
         self._add(step.kind, step.hints, wall_s, None)
         self._known = {key: cost for key, cost in self._known.items() if key[0] != step.kind}
 
-    def _look(self, kind: str, similar: str, scale: str, units: float, flops: float | None) -> Cost:
+    def _look(
+        self, kind: str, similar: str, scale: str, units: float, disk_units: float, flops: float | None
+    ) -> Cost:
         exact, alike = (kind, similar), (kind, scale)
-        sizes = self._similar.megabytes.get(exact) or self._scale.megabytes.get(alike)
-        size = _median(sizes) if sizes else self._disk_mb.get(kind)
+        size = self._size(exact, alike, disk_units)
         if times := self._similar.seconds.get(exact):
             return Cost(_median(times), _ninth_tenth(times), size, "measured")
         if times := self._scale.seconds.get(alike):
@@ -146,6 +147,14 @@ class Estimator:
         else:
             seconds, basis = units * DEFAULT_S, "guessed"
         return Cost(seconds, seconds, size, basis)
+
+    def _size(self, exact: tuple[str, str], alike: tuple[str, str], disk_units: float) -> float | None:
+        if sizes := self._similar.megabytes.get(exact):
+            return _median(sizes)
+        if sizes := self._scale.megabytes.get(alike):
+            return disk_units * _median(sizes)
+        declared = self._disk_mb.get(exact[0])
+        return None if declared is None else disk_units * declared
 
     def _load(self, kind: str) -> None:
         if kind in self._loaded or self._store is None:
@@ -159,12 +168,17 @@ class Estimator:
 
     def _add(self, kind: str, hints: Mapping[str, Any], wall_s: float, megabytes: float | None) -> None:
         similar, scale = str(hints.get("similar")), str(hints.get("scale"))
-        units = float(hints.get("units") or 1.0)
+        units, disk_units = _units(hints)
         self._similar.seconds[kind, similar].append(wall_s)
         self._scale.seconds[kind, scale].append(wall_s / units)
         if megabytes is not None:
             self._similar.megabytes[kind, similar].append(megabytes)
-            self._scale.megabytes[kind, scale].append(megabytes)
+            self._scale.megabytes[kind, scale].append(megabytes / disk_units)
+
+
+def _units(hints: Mapping[str, Any]) -> tuple[float, float]:
+    """Units of work and of disk; a step from before there were such has one."""
+    return float(hints.get("units") or 1.0), float(hints.get("disk_units") or 1.0)
 
 
 def _megabytes(result: Mapping[str, Any]) -> float | None:

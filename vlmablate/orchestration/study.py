@@ -12,6 +12,7 @@ from vlmablate.design.compose import Composer
 from vlmablate.design.identity import short_id
 from vlmablate.design.patches import Patches
 from vlmablate.design.spec import RunSpec, StepSpec
+from vlmablate.design.stage_choices import check_stages
 from vlmablate.design.steps import build_run, with_seeds
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.files import read_json
@@ -33,8 +34,12 @@ class AssetSource(Protocol):
         """Fetch what is missing; name -> digest."""
         ...
 
-    def tower_weights(self, config: dict[str, Any], digests: dict[str, str]) -> dict[str, str]:
-        """Tower name -> digest of its weights, ``random`` for a tower without."""
+    def pictures(self, config: dict[str, Any]) -> list[str]:
+        """Those of them that the scenes are composed from."""
+        ...
+
+    def weights(self, config: dict[str, Any], digests: dict[str, str]) -> dict[str, str]:
+        """Name of a tower or pretrained language model -> which weights it has, ``random`` for one without."""
         ...
 
     def status(self) -> Sequence[Any]:
@@ -131,6 +136,7 @@ def compose_cells(request: Request, composer: Composer, axes: Path | None = None
         for arm in axis.arms:
             config = patches.compose([context.overrides, arm.overrides])
             _check_data(config)
+            check_stages(config)
             config["precision"] = resolve_precision(config.get("precision"))
             cells.append(Cell(arm.name, context.name, config))
     return axis, cells
@@ -166,7 +172,7 @@ def build_runs(
 
     Args:
         digests: asset set -> digest, for the sets that the cells need.
-        source: says which of them hold the weights of a tower and which the pictures of the scenes.
+        source: says which of them hold weights and which the pictures of the scenes.
 
     Raises:
         UserError: when two arms of a context turn out to be the same configuration.
@@ -174,15 +180,14 @@ def build_runs(
     of_cells: list[list[RunSpec]] = []
     known: dict[str, StepSpec] = {}
     for cell in cells:
-        pictures = source.required({**cell.config, "vision": {**cell.config["vision"], "towers": []}})
-        weights = source.tower_weights(cell.config, digests)
+        pictures, weights = source.pictures(cell.config), source.weights(cell.config, digests)
         first = build_run(
             cell.config,
             arm=cell.arm,
             context=cell.context,
             seed=seeds[0],
             assets={name: digests[name] for name in sorted(pictures)},
-            tower_weights=weights,
+            weights=weights,
             scale=scale,
             known=known,
         )

@@ -72,13 +72,15 @@ class DataOrder:
 Placement = list[list[list[int]]]
 
 
-def place_rows(lengths: Sequence[int], ranks: int, budget: int | None = None) -> Placement:
+def place_rows(
+    lengths: Sequence[int], ranks: int, budget: int | None = None, rounds: int = 1
+) -> Placement:
     """Cut a global batch into ranks x rounds rows of whole samples with balanced tokens.
 
-    lengths: tokens of every sample, patches counted. budget: most tokens of a row; None makes one row a rank. The
-    fewest rounds are made with which all rows fit. Rows of one round are the most alike (ranks wait for each other in
-    every round), and longer rounds alternate in direction, so that ranks end even too. A rank may get empty rows when
-    there are fewer samples than rows. Raises UserError when a sample alone is over the budget.
+    lengths: tokens of every sample, patches counted. budget: most tokens of a row; None: any number. rounds: rows of a
+    rank at least; the fewest are made with which all rows fit. Rows of one round are the most alike (ranks wait for
+    each other in every round), and longer rounds alternate in direction, so that ranks end even too. A rank may get
+    empty rows when there are fewer samples than rows. Raises UserError when a sample alone is over the budget.
     """
     longest = max(lengths, default=0)
     if budget is not None and longest > budget:
@@ -87,7 +89,7 @@ def place_rows(lengths: Sequence[int], ranks: int, budget: int | None = None) ->
             "budget of a row or shorten the texts"
         )
     total = sum(lengths)
-    rounds = 1 if budget is None else max(1, math.ceil(total / (ranks * budget)))
+    rounds = rounds if budget is None else max(rounds, math.ceil(total / (ranks * budget)))
     rows = even_rows(lengths, ranks * rounds)
     while budget is not None and max(sum(lengths[i] for i in row) for row in rows) > budget:
         rounds += 1

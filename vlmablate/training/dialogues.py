@@ -126,11 +126,17 @@ def _special(tokenizer: Any, token: str, template: Template) -> int:
 
 
 def _run(tokenizer: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
-    """Ids of text without special tokens, and which of them hold a letter of an answer."""
+    """Ids of text without special tokens, and which of them hold a letter of an answer.
+
+    The space in front of an answer is part of it: a prompt ends without, so where it is a token of its own (bytes, and
+    digits in many tokenizers) the model has to say it.
+    """
     text = "".join(piece.text for piece in pieces)
     if not text:
         return [], []
     answer = np.concatenate([np.full(len(piece.text), piece.learnt) for piece in pieces])
+    for end in np.flatnonzero(answer[1:] & ~answer[:-1]) + 1:
+        answer[len(text[:end].rstrip(" ")) : end] = True
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     )

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vlmablate.data.layout import Scene
-from vlmablate.data.questions import Question
+from vlmablate.data.questions import VISIBLE_SHARE, Question
 from vlmablate.data.vocabulary import Vocabulary, box_words
 from vlmablate.training.packing import Segment
 from vlmablate.vlm.image import Frame
 
 DESCRIBE = "describe"
-# A training box is asked for only when the transform left at least this share of it in the model's square.
-VISIBLE_SHARE = 0.3
 
 
 def question_segment(question: Question, frame: Frame, vocabulary: Vocabulary) -> Segment | None:
@@ -23,10 +21,10 @@ def question_segment(question: Question, frame: Frame, vocabulary: Vocabulary) -
     if question.box is None:
         answer = question.answer
     else:
-        inside, whole = frame.to_model(question.box), frame.to_model(question.box, clip=False)
-        if _area(inside) < VISIBLE_SHARE * _area(whole):
+        box = frame.visible(question.box, VISIBLE_SHARE)
+        if box is None:
             return None
-        answer = box_words([value / frame.size for value in inside])
+        answer = box_words(box)
     return Segment(tuple(vocabulary.prompt(question.text)), tuple(vocabulary.encode(answer)))
 
 
@@ -42,7 +40,3 @@ def caption_segment(scene: Scene, vocabulary: Vocabulary) -> Segment | None:
     if not words:
         return None
     return Segment(tuple(vocabulary.prompt(DESCRIBE)), tuple(vocabulary.encode(" ".join(words))))
-
-
-def _area(box: tuple[float, float, float, float]) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])

@@ -14,25 +14,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vlmablate import files
+from vlmablate.design.schedule import Schedule
+from vlmablate.design.stage_choices import read_factors
 from vlmablate.errors import Diverged, UserError
 from vlmablate.orchestration import checkpoint_folder
 from vlmablate.orchestration.context import StepContext, StepStopped
 from vlmablate.training import checkpoints
 from vlmablate.training.meters import Meter, peak_of
 from vlmablate.training.optimiser import adamw
-from vlmablate.training.packing import IGNORED, Packed
+from vlmablate.training.packing import IGNORED
 from vlmablate.training.parallelize import Layout, Whole, parallelize
 from vlmablate.training.precision import computing
 from vlmablate.training.ranks import ALONE, Ranks, local
 from vlmablate.training.saver import Saver
-from vlmablate.training.schedule import Schedule
 from vlmablate.training.tuning import check_master_weights
 
 CURVE_FILE = "metrics.jsonl"
@@ -65,7 +66,7 @@ class Recipe:
             float(stage["weight_decay"]),
             float(stage["gradient_clip"]),
             Schedule.read(stage.get("schedule") or "cosine"),
-            {part: float(factor) for part, factor in (stage.get("learning_rate_factors") or {}).items()},
+            read_factors(stage.get("learning_rate_factors")),
         )
 
     def rate(self, step: int) -> float:
@@ -73,12 +74,28 @@ class Recipe:
         return self.schedule.rate(self.learning_rate, self.warmup, step, self.steps)
 
 
+class Rows(Protocol):
+    """The text of a batch (`packing.Packed`, `sequences.Sequences`); int64 [B, T] each."""
+
+    @property
+    def segments(self) -> Tensor:
+        """Number of the segment of every token in its row, negative for padding."""
+
+    @property
+    def targets(self) -> Tensor:
+        """The token to predict at each place, IGNORED where nothing is asked."""
+
+    @property
+    def target_count(self) -> int:
+        """How many are asked."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one optimiser step needs: the packed text of the global batch [B, T], and a function from some of its rows
     to their hidden states [rows, T, width]. `operations`: see `Meter.count`."""
 
-    packed: Packed
+    packed: Rows
     hidden: Callable[[slice], Tensor]
     operations: float | None = None
 
@@ -115,6 +132,7 @@ def train(
     precision: str,
     ranks: Ranks = ALONE,
     rates: Mapping[str, float] = MappingProxyType({}),
+    rows_at_once: int | None = None,
 ) -> dict[str, Any]:
     """Train in place, with all ranks, and return the payload {steps, final_loss, tokens, parameters, precision,
     resumed_from_step, and the figures of `Meter`}. Parameters that require a gradient are trained, and must be float32;
@@ -123,13 +141,14 @@ def train(
     `rates`: part of `module` -> its own peak learning rate; the schedule is that of `recipe`. `batch_at(step)` must be
     pure. Writes metrics.jsonl and checkpoints (see `saver`), one every
     `execution.save_every` steps and one when asked to stop; `execution.keep_checkpoints` of them stay.
-    `execution.micro_batch` bounds the rows of one forward; for the rest of the placement see `Layout`.
+    `execution.micro_batch` bounds the rows of one forward, unless the batches are laid out by it already and say
+    `rows_at_once`; for the rest of the placement see `Layout`.
     Raises, on all ranks: Diverged when the loss or a gradient is not finite, StepStopped when any rank was asked to
     stop.
     """
-    micro = _placement(context, "micro_batch", None)
-    save_every = _placement(context, "save_every", SAVE_EVERY)
-    keep = _placement(context, "keep_checkpoints", checkpoint_folder.KEEP)
+    micro = rows_at_once or placement(context, "micro_batch", None)
+    save_every = placement(context, "save_every", SAVE_EVERY)
+    keep = placement(context, "keep_checkpoints", checkpoint_folder.KEEP)
     check_master_weights(module)
     counts = {
         "trained": sum(p.numel() for p in module.parameters() if p.requires_grad),
@@ -194,7 +213,7 @@ def train(
     }
 
 
-def _placement(context: StepContext, name: str, default: Any) -> Any:
+def placement(context: StepContext, name: str, default: Any) -> Any:
     """A whole number of at least 1 from the placement of the step, or the default for null."""
     value = context.execution.get(name)
     if value is None:

@@ -75,8 +75,8 @@ class Meter:
 
         Args:
             tokens: text tokens of the global batch. positions: the same with padding, which costs as much.
-            operations: floating-point operations of its forward and backward pass as the model needs them (no second
-                forward of activation checkpointing); None: unknown, and then so is MFU.
+            operations: floating-point operations of its forward and backward pass over all positions as the model needs
+                them (no second forward of activation checkpointing); None: unknown, and then so is MFU.
         """
         self._tokens += tokens
         self._positions += positions

@@ -1,6 +1,6 @@
 """Whole samples side by side in one row: block-diagonal attention, positions that restart, one loss for all layouts.
 
-Attention is allowed within a document and backwards only, so a packed sample gets the same logits as one alone. The
+Attention is allowed within a segment and backwards only, so a packed sample gets the same logits as one alone. The
 loss is a sum over targets divided by the targets of the *global* batch: how samples are cut into rows, micro-batches
 and ranks changes nothing but the order of sums.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,41 +18,34 @@ from torch.nn import functional
 from vlmablate.errors import unknown_name
 from vlmablate.vlm.merge import IGNORED, TEXT, Sample
 
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
-
 PADDING = -1
 REDUCTIONS = ("global", "prismatic")
-ARRAYS = ("tokens", "documents", "positions", "targets", "slots")
+READ = ("tokens", "segments", "positions", "slots")
 
 
 @dataclass(frozen=True)
 class Sequences:
     """Packed samples; int64 [B, T] each.
 
-    tokens: ids, 0 in cells of pictures and in padding. documents: number of the sample in its row, PADDING behind the
-    last. positions: offset inside the sample. targets: the token that follows, IGNORED where nothing is asked.
-    slots: patch number in the pictures of the batch, TEXT elsewhere (see `vlm.merge.place`).
+    tokens: ids, 0 in cells of pictures and in padding. segments: number of the sample in its row, PADDING behind the
+    last. positions: offset inside the sample. slots: patch number in the pictures of the batch, TEXT elsewhere (see
+    `vlm.merge.place`). targets: the token that follows, IGNORED where nothing is asked; [B, U], where U may be more
+    than T: some rows of a batch (see `rows`) are read only as far as they go, but are asked as wide as the batch is.
     pictures: names of the batch's pictures, each once, in the order in which the model gets their pixels.
     patches: tokens of one picture.
     """
 
     tokens: Tensor
-    documents: Tensor
+    segments: Tensor
     positions: Tensor
     targets: Tensor
     slots: Tensor
     pictures: tuple[Hashable, ...]
     patches: int
 
-    @cached_property
-    def mask(self) -> Tensor:
-        """Where a place may look: booleans [B, 1, T, T]."""
-        return dense_mask(self.documents)
-
     @property
     def asked(self) -> Tensor:
-        """[B, T] booleans: where a target is."""
+        """[B, U] booleans: where a target is."""
         return self.targets != IGNORED
 
     @property
@@ -63,11 +54,18 @@ class Sequences:
 
     def to(self, device: torch.device) -> Sequences:
         """The same on a device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
+        return replace(self, **{name: getattr(self, name).to(device) for name in (*READ, "targets")})
 
     def rows(self, chosen: slice) -> Sequences:
-        """Some rows with only the pictures that they show; as wide as before."""
-        part = replace(self, **{name: getattr(self, name)[chosen] for name in ARRAYS})
+        """Some rows with only the pictures that they show, and no wider than the longest of them.
+
+        Targets stay as wide as they are, and `vlm.multimodal.MultimodalModel` gives hidden states of their shape: a
+        caller may select with the targets of the part or with those rows of the whole batch's, which are the same.
+        """
+        real = (self.segments[chosen] != PADDING).any(dim=0).nonzero()
+        width = int(real.max()) + 1 if len(real) else 1
+        read = {name: getattr(self, name)[chosen, :width] for name in READ}
+        part = replace(self, **read, targets=self.targets[chosen])
         cells = part.slots != TEXT
         used, renumbered = torch.unique(part.slots[cells] // self.patches, return_inverse=True)
         slots = part.slots.clone()
@@ -84,16 +82,16 @@ def pack(samples: Sequence[Sample], rows: Sequence[Sequence[int]], patches: int)
     width = max(1, max((sum(len(samples[i]) for i in row) for row in rows), default=1))
     shape = (len(rows), width)
     tokens, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    documents, targets = np.full(shape, PADDING, np.int64), np.full(shape, IGNORED, np.int64)
+    segments, targets = np.full(shape, PADDING, np.int64), np.full(shape, IGNORED, np.int64)
     slots = np.full(shape, TEXT, np.int64)
     numbers: dict[Hashable, int] = {}
     for index, row in enumerate(rows):
         start = 0
-        for document, chosen in enumerate(row):
+        for segment, chosen in enumerate(row):
             sample = samples[chosen]
             place = np.s_[index, start : start + len(sample)]
             tokens[place], targets[place] = sample.tokens, sample.targets
-            positions[place], documents[place] = np.arange(len(sample)), document
+            positions[place], segments[place] = np.arange(len(sample)), segment
             if sample.pictures:
                 first = np.array([numbers.setdefault(name, len(numbers)) for name in sample.pictures])
                 picture, patch = np.divmod(np.maximum(sample.slots, 0), patches)
@@ -102,7 +100,7 @@ def pack(samples: Sequence[Sample], rows: Sequence[Sequence[int]], patches: int)
     whole = torch.from_numpy
     return Sequences(
         tokens=whole(tokens),
-        documents=whole(documents),
+        segments=whole(segments),
         positions=whole(positions),
         targets=whole(targets),
         slots=whole(slots),
@@ -116,27 +114,15 @@ def padded(samples: Sequence[Sample], patches: int) -> Sequences:
     return pack(samples, [[index] for index in range(len(samples))], patches)
 
 
-def dense_mask(documents: Tensor) -> Tensor:
-    """[B, 1, T, T] booleans, True where a row may look: the same document, not ahead.
+def dense_mask(segments: Tensor) -> Tensor:
+    """[B, 1, T, T] booleans, True where a row may look: the same segment, not ahead.
 
-    Padding is a document of its own: a place that may look nowhere would get NaN from a softmax.
+    What attention by segments must equal, for models that take a mask. Padding is a segment of its own: a place that
+    may look nowhere would get NaN from a softmax.
     """
-    length = documents.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
-
-
-def block_mask(documents: Tensor) -> BlockMask:
-    """The same for flex_attention, which skips blocks in which nothing may look: cost grows with the samples' lengths,
-    not with the row's."""
-    from torch.nn.attention.flex_attention import create_block_mask  # half a second that a CPU need not pay
-
-    batch, length = documents.shape
-
-    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (documents[row, query] == documents[row, key])
-
-    return create_block_mask(visible, batch, None, length, length, device=documents.device)
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    return ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
 
 
 def divisors(counts: Sequence[int], reduction: str = "global") -> list[float]:

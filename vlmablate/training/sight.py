@@ -25,6 +25,9 @@ from vlmablate.vlm.tiling import ONE_SQUARE, TileLayout
 Look = Callable[[slice], Tensor | list[Tensor]]
 """Some rows of a batch -> what `VisionLanguageModel.see` takes for them."""
 
+LookUp = Callable[[Sequence[Any]], Tensor | list[Tensor]]
+"""The same for pictures named by their numbers."""
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -77,6 +80,36 @@ class Sight:
                     # A turn without rows lets some picture pass through, whichever; nothing is asked of it.
                     start = max(rows.start - first, 0)
                     return [tensor[start : start + rows.stop - rows.start] for tensor in squares]
+
+                return look
+
+            yield look_at
+
+    @contextmanager
+    def by_name(
+        self, pictures_at: Callable[[int], Sequence[int]], steps: int, ranks: Ranks, threads: int
+    ) -> Iterator[Callable[[int], LookUp]]:
+        """As `stream`, for batches whose rows hold several pictures: a look is at pictures by their numbers.
+
+        pictures_at(step) gives those of this rank's rows; a look at another raises KeyError.
+        """
+        source = self._source
+        if isinstance(source, FusedFeatures):
+            yield lambda step: lambda names: source.batch(np.asarray(names, np.int64)).to(ranks.device)
+            return
+
+        def prepared(step: int) -> Sequence[int]:
+            return pictures_at(step) or [0]  # a stream of nothing would not know the size of its squares
+
+        with PictureStream(source.at, prepared, steps, threads) as pictures:
+
+            def look_at(step: int) -> LookUp:
+                places = {name: place for place, name in enumerate(prepared(step))}
+                squares = [tensor.to(ranks.device) for tensor in pictures.at(step)]
+
+                def look(names: Sequence[int]) -> list[Tensor]:
+                    chosen = [places[name] for name in names]
+                    return [tensor[chosen] for tensor in squares]
 
                 return look
 

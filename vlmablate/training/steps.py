@@ -24,6 +24,8 @@ from vlmablate.orchestration.context import StepContext
 from vlmablate.training import tuning
 from vlmablate.training.examples import caption_segment, question_segments
 from vlmablate.training.loop import Batch, Recipe, train
+from vlmablate.training.meters import peak_of
+from vlmablate.training.operations import picture_operations, text_operations
 from vlmablate.training.packing import Segment, attention_mask, pack
 from vlmablate.training.ranks import Ranks, ranks_of
 from vlmablate.training.sight import Sight, open_sight, tune_vision
@@ -44,6 +46,8 @@ def run_align(
     config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
 ) -> dict[str, Any]:
     """Projector only: describe the scene from left to right, language model frozen (paper, section 4.1)."""
+    if config.get("llm") is not None:
+        return _causal("align", config, deps, out, context)
     language, card = load_language_model(deps["language"])
     return _train_stage("align", config, deps, out, context, language, card)
 
@@ -51,9 +55,19 @@ def run_align(
 def run_finetune(
     config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
 ) -> dict[str, Any]:
-    """Projector and language model on the questions; starts from `align` or from `pretrain`."""
+    """Projector and language model on the questions; starts from `align`, or from the language model."""
+    if config.get("llm") is not None:
+        return _causal("finetune", config, deps, out, context)
     language, card = load_language_model(deps["init"])
     return _train_stage("finetune", config, deps, out, context, language, card)
+
+
+def _causal(
+    stage: str, config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
+) -> dict[str, Any]:
+    from vlmablate.training.causal_steps import train_causal  # transformers takes seconds to import
+
+    return train_causal(stage, config, deps, out, context)
 
 
 def _train_stage(
@@ -91,6 +105,8 @@ def _train_stage(
         sight.stream(visits.pictures_at, visits.steps, ranks, threads) as look_at,
     ):
         model.to(ranks.device)
+        # Counted before the model is laid out, and only where somebody can say what the device could have done.
+        each_picture = None if peak_of(ranks.device) is None else picture_operations(model, sight.channels)
 
         def batch_at(step: int) -> Batch:
             visit, look = visits.at(step), look_at(step)
@@ -102,7 +118,10 @@ def _train_stage(
                 mask = attention_mask(packed.segments[rows], model.cells, seen)
                 return model(model.see(look(rows)), packed.tokens[rows], packed.positions[rows], mask)
 
-            return Batch(packed, hidden)
+            if each_picture is None:
+                return Batch(packed, hidden)
+            seen = len(packed.tokens) * each_picture
+            return Batch(packed, hidden, seen + text_operations(language, model.cells, packed))
 
         payload = train(
             model,
@@ -130,7 +149,7 @@ def _visits(
     store: SceneStore,
     sight: Sight,
     vocabulary: Vocabulary,
-) -> Visits:
+) -> Visits[Segment]:
     """What is asked behind every picture: its description in alignment; in finetuning its questions, and what the
     mixture adds."""
     if list(store.ids) != list(sight.ids):

@@ -14,9 +14,11 @@ from vlmablate.data.lexicon import load_lexicon
 from vlmablate.data.mixtures import read_share
 from vlmablate.data.scenes_store import read_world
 from vlmablate.data.vocabulary import BINS, build_vocabulary
+from vlmablate.design.stage_choices import TEXTS
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.orchestration.context import StepContext
 from vlmablate.training.loop import Batch, Recipe, train
+from vlmablate.training.operations import text_operations
 from vlmablate.training.packing import attention_mask, pack
 from vlmablate.training.ranks import ranks_of
 from vlmablate.training.steps import load_language_model, save_model, vocabulary_of
@@ -27,7 +29,6 @@ from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
 from vlmablate.vlm.positions import LEARNED
 
 LANGUAGE_MODELS = ("small_causal",)
-POSTTRAINING = ("plain", "dialogue")
 # Streams of random numbers that must not touch each other, nor those of `training.visits`.
 TEXT_STREAM, REQUEST_ROWS_STREAM, DIALOGUE_STREAM = 11, 17, 18
 
@@ -78,14 +79,15 @@ def run_posttrain(
     """The pretrained language model trained further. Config: `posttrain` (llm.posttrain), `precision`.
 
     On `dialogue` it becomes a chat model: the same kind of questions in the template of a chat, half of them behind an
-    earlier turn, and harmful requests refused. On `plain` text it reads on as in pretraining, behind the same scenes in
-    the same order for as many steps, so that only what was learnt differs. Its scenes are not those of `pretrain`.
+    earlier turn where two fit into a segment (requests seldom do), and harmful requests refused. On `plain` text it
+    reads on as in pretraining, behind the same scenes in the same order for as many steps, so that only what was learnt
+    differs. Its scenes are not those of `pretrain`.
 
     Raises UserError for another kind of text, and for a model that does not know the words of requests.
     """
     settings = config["posttrain"]
-    if settings["text"] not in POSTTRAINING:
-        raise unknown_name("text", settings["text"], POSTTRAINING, "llm.posttrain.text")
+    if settings["text"] not in TEXTS:
+        raise unknown_name("text", settings["text"], TEXTS, "llm.posttrain.text")
     check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
     chat, seed = settings["text"] == "dialogue", int(settings["seed"])
     model, card = load_language_model(deps["language"])
@@ -151,7 +153,7 @@ def _train(
                 cells = model.read_table(words, weights)
                 return model(cells, packed.tokens[rows], packed.positions[rows], mask)
 
-            return Batch(packed, hidden)
+            return Batch(packed, hidden, text_operations(model, card["grid"] ** 2, packed))
 
         payload = train(
             model,

@@ -1,13 +1,8 @@
 """Which parameters of a module train: none, all, the last layers, or low-rank adapters (LoRA) beside frozen weights.
 
-``how`` is data, as it stands in a configuration:
-
-* ``frozen``: nothing;
-* ``full``: everything;
-* ``{last: n}``: the last n of the module's layers (its longest list of layers), nothing else;
-* ``{lora: {rank, alpha, targets, dropout}}``: W stays, and W x + (alpha / rank) B A x is computed in its place, with
-  A [rank, inputs] and B [outputs, rank] trained (Hu et al. 2021, section 4.1). ``targets`` are the exact names of
-  linear layers: their last part, or several parts with dots.
+``how`` is data, as it stands in a configuration; :mod:`vlmablate.design.tuning_choices` says what there is and reads
+it. With LoRA, W stays and W x + (alpha / rank) B A x is computed in its place, with A [rank, inputs] and B
+[outputs, rank] trained (Hu et al. 2021, section 4.1).
 
 Adapters come through peft. Saved are merged weights under the plain names, so who reads them needs no peft.
 """
@@ -21,11 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlmablate.design.tuning_choices import How as How
+from vlmablate.design.tuning_choices import read as read
 from vlmablate.errors import UserError, unknown_name
-
-WAYS = ("frozen", "full", "last", "lora")
-LORA_FIELDS = ("rank", "alpha", "targets", "dropout")
-How = str | Mapping[str, Any]
 
 _STREAM = 14  # apart from the streams of `training.steps`
 _ADAPTER = "default"
@@ -59,41 +52,6 @@ def apply(module: nn.Module, how: How, generator: torch.Generator | None = None)
         if generator is None:
             raise ValueError("LoRA needs a generator, so that its start follows the seed of the run")
         _inject(module, options, generator)
-
-
-def read(how: How) -> tuple[str, dict[str, Any]]:
-    """The way and its checked options. Raises UserError."""
-    where = "what trains (stages.<stage>.language and the like)"
-    if isinstance(how, str):
-        if how not in ("frozen", "full"):
-            raise unknown_name("way to train a module", how, WAYS, where)
-        return how, {}
-    if not isinstance(how, Mapping) or len(how) != 1:
-        raise UserError(
-            f"{where} is frozen, full, {{last: n}} or {{lora: {{{', '.join(LORA_FIELDS)}}}}}, not {how!r}"
-        )
-    (way, value), *_ = how.items()
-    if way == "last":
-        return "last", {"last": _whole(value, "last")}
-    if way != "lora":
-        raise unknown_name("way to train a module", str(way), WAYS, where)
-    if not isinstance(value, Mapping) or set(value) != set(LORA_FIELDS):
-        given = sorted(value) if isinstance(value, Mapping) else value
-        raise UserError(f"lora needs exactly the settings {', '.join(LORA_FIELDS)}; given: {given}")
-    targets, alpha, dropout = list(value["targets"]), float(value["alpha"]), float(value["dropout"])
-    if isinstance(value["targets"], str) or not targets:
-        raise UserError(f"lora.targets must be a list of names of linear layers, not {value['targets']!r}")
-    if not 0.0 <= dropout < 1.0 or alpha <= 0.0:
-        raise UserError(f"lora: alpha must be above 0 and dropout in [0, 1); given {alpha} and {dropout}")
-    return "lora", {
-        "rank": _whole(value["rank"], "lora.rank"), "alpha": alpha, "targets": targets, "dropout": dropout
-    }  # fmt: skip
-
-
-def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
 
 
 def _layers(module: nn.Module, last: int) -> nn.Module:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from vlmablate.data.mixtures import TEXT_ONLY, Mixture, text_rows
-from vlmablate.training.packing import Segment
 
 # Streams of random numbers that must not touch each other, nor those of `training.steps`.
 ORDER_STREAM, PICK_STREAM, SOURCE_STREAM, REQUEST_STREAM = 12, 13, 15, 16
 BASE = "base"
 
-Rows = Sequence[Sequence[Segment]]
+Asked = TypeVar("Asked")
+"""What is asked and answered, in whatever form a stage wants it (`packing.Segment`, or a pair of texts)."""
+
+Rows = Sequence[Sequence[Asked]]
 
 
 def steps_of(epochs: float, rows: int | Fraction, size: int) -> int:
@@ -34,13 +37,13 @@ def order_of(count: int, needed: int, seed: int) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *drawn])[:needed]
 
 
-def picked(rows: Rows, limit: int, seed: int, step: int) -> list[list[Segment]]:
+def picked(rows: Rows[Asked], limit: int, seed: int, step: int) -> list[list[Asked]]:
     """At most `limit` segments behind each picture, another draw at every visit."""
     rng = np.random.default_rng([seed, PICK_STREAM, step])
     return [[row[i] for i in rng.permutation(len(row))[:limit]] for row in rows]
 
 
-def added(rows: Rows, count: int, seed: int, step: int, source: int) -> list[list[Segment]]:
+def added(rows: Rows[Asked], count: int, seed: int, step: int, source: int) -> list[list[Asked]]:
     """Exactly `count` segments of a further source behind each picture, another draw at every visit.
 
     A picture with fewer has some of them asked again. Raises ValueError for a picture without any.
@@ -52,15 +55,15 @@ def added(rows: Rows, count: int, seed: int, step: int, source: int) -> list[lis
 
 
 @dataclass(frozen=True)
-class Visit:
+class Visit(Generic[Asked]):
     """The rows of one step: the picture of each, whether its text sees that picture, and the text."""
 
     pictures: np.ndarray
     pictured: np.ndarray
-    segments: list[list[Segment]]
+    segments: list[list[Asked]]
 
 
-class Visits:
+class Visits(Generic[Asked]):
     """The rows of every step of a stage under a mixture.
 
     The pictures, their order and the questions of the scenes are those of the same stage without a mixture: further
@@ -72,9 +75,9 @@ class Visits:
 
     def __init__(
         self,
-        base: Rows,
-        sources: Mapping[str, Rows],
-        requests: Sequence[Segment],
+        base: Rows[Asked],
+        sources: Mapping[str, Rows[Asked]],
+        requests: Sequence[Asked],
         mixture: Mixture,
         *,
         epochs: float,
@@ -104,7 +107,7 @@ class Visits:
         pictures[~text] = self._order[first:last]
         return pictures
 
-    def at(self, step: int) -> Visit:
+    def at(self, step: int) -> Visit[Asked]:
         """The rows of step `step`, counted from 0."""
         start, stop = step * self._batch, (step + 1) * self._batch
         text, pictures = self._text[start:stop], self.pictures_at(step)

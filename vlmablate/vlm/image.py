@@ -70,6 +70,17 @@ class Frame:
         )
         return _clip(mapped, self.width, self.height) if clip else mapped
 
+    def visible(self, box: Box, least: float) -> Box | None:
+        """A box of the original image in shares of the model's square, as far as it is seen there.
+
+        None where the transform left less than the share `least` of its area.
+        """
+        inside, whole = self.to_model(box), self.to_model(box, clip=False)
+        if _area(inside) < least * _area(whole):
+            return None
+        x0, y0, x1, y1 = (value / self.size for value in inside)
+        return x0, y0, x1, y1
+
     def as_row(self) -> tuple[float, ...]:
         """Seven numbers that `from_row` reads back exactly."""
         return (
@@ -80,6 +91,10 @@ class Frame:
     def from_row(row: tuple[float, ...]) -> Frame:
         width, height, size, *affine = (float(value) for value in row)
         return Frame(int(width), int(height), int(size), *affine)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _clip(box: Box, width: float, height: float) -> Box:

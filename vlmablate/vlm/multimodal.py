@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vlmablate.vlm.merge import place
 
+# What a vision tower takes: one tensor of pictures along its first axis, or one for each of several towers.
+Seen = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
+
 
 class MergedBatch(Protocol):
-    """What the model reads of a batch; int64 [B, T] each (see `training.sequences`)."""
+    """What the model reads of a batch; int64 [B, T] each, targets [B, U] with U >= T (see `training.sequences`)."""
 
     @property
     def tokens(self) -> Tensor: ...
@@ -21,32 +24,38 @@ class MergedBatch(Protocol):
     @property
     def slots(self) -> Tensor: ...
     @property
-    def mask(self) -> Tensor: ...
+    def segments(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
 
 
 class MultimodalModel(nn.Module):
     """Patches of pictures among the words of their texts.
 
-    vision: pixels -> [I, N, C]; projector: [I, N, C] -> [I, P, W]; language: `embed`, `forward`, `logits` of
-    `vlm.llms`. Which parameters train is decided outside (`training.tuning`).
+    vision: pixels -> features [I, N, C], None where features are given; projector: [I, N, C] -> [I, P, W]; language:
+    `embed`, `forward`, `logits` of `vlm.llms`. Which parameters train is decided outside (`training.tuning`).
     """
 
-    def __init__(self, vision: nn.Module, projector: nn.Module, language: nn.Module) -> None:
+    def __init__(self, vision: nn.Module | None, projector: nn.Module, language: nn.Module) -> None:
         super().__init__()
         self.vision = vision
         self.projector = projector
         self.language: Any = language
 
-    def forward(self, pixels: Tensor | Mapping[str, Tensor], batch: MergedBatch) -> Tensor:
-        """Hidden states [B, T, W] of a batch whose pictures are `pixels` [I, 3, S, S] (fused towers: one entry each).
+    def forward(self, seen: Seen, batch: MergedBatch) -> Tensor:
+        """Hidden states of a batch, [*batch.targets.shape, W]; zeros in padding.
 
-        A batch of texts alone takes the pixels of no picture ([0, 3, S, S]). Tower and projector then look at a blank
-        one that stands nowhere: all ranks gather the same sharded parameters, and every trained one has a gradient.
+        seen: what `vision` takes of the batch's pictures: pixels [I, 3, S, S], or one tensor for each of several
+        towers, by name or in order; without `vision`, their features [I, N, C]. A batch of texts alone takes those of
+        no picture (I = 0). Tower and projector then look at a blank one that stands nowhere: all ranks gather the same
+        sharded parameters, and every trained one has a gradient.
         """
-        patches = self.projector(self.vision(at_least_one(pixels)))
+        seen = at_least_one(seen)
+        patches = self.projector(seen if self.vision is None else self.vision(seen))
         embeddings = place(self.language.embed(batch.tokens), patches, batch.slots)
-        hidden: Tensor = self.language(embeddings, batch.positions, batch.mask)
-        return hidden
+        hidden: Tensor = self.language(embeddings, batch.positions, segments=batch.segments)
+        missing = batch.targets.shape[1] - hidden.shape[1]
+        return functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., W] -> [..., vocabulary]. Ask only where a target is: at 32,000 words this is most of the memory."""
@@ -54,10 +63,12 @@ class MultimodalModel(nn.Module):
         return scores
 
 
-def at_least_one(pixels: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
+def at_least_one(seen: Seen) -> Seen:
     """The same pictures, or a blank one where there are none; towers of other libraries refuse empty batches."""
-    if not isinstance(pixels, Tensor):
-        return {name: one for name, part in pixels.items() if isinstance(one := at_least_one(part), Tensor)}
-    return (
-        pixels if len(pixels) else torch.zeros(1, *pixels.shape[1:], dtype=pixels.dtype, device=pixels.device)
-    )
+    if isinstance(seen, Mapping):
+        return {name: _or_blank(part) for name, part in seen.items()}
+    return _or_blank(seen) if isinstance(seen, Tensor) else [_or_blank(part) for part in seen]
+
+
+def _or_blank(seen: Tensor) -> Tensor:
+    return seen if len(seen) else seen.new_zeros(1, *seen.shape[1:])

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from vlmablate.errors import unknown_name
+from vlmablate.errors import UserError, unknown_name
 
 _FILE = Path(__file__).with_name("registry.yaml")
+RANDOM, HUB = "random", "pretrained"
 _ROPE = ("rope_theta", "partial_rotary_factor")
 
 
@@ -30,6 +31,7 @@ class LlmSpec:
     template: str
     gated: bool
     parameters: int
+    asset: str | None = None
 
 
 @cache
@@ -50,6 +52,32 @@ def llm_named(name: str) -> LlmSpec:
     if name not in llms():
         raise unknown_name("language model", name, llms(), "llm.name")
     return llms()[name]
+
+
+def asset_of(name: str) -> str:
+    """The asset set with the weights of a row. Raises UserError for a row without one."""
+    found = llm_named(name).asset
+    if found is None:
+        known = [row.name for row in llms().values() if row.asset is not None]
+        raise UserError(
+            f"no asset set holds the weights of {name} (those there are: {', '.join(known)}); "
+            f"use llm.weights={HUB} to take them from the hub, or llm.weights={RANDOM}"
+        )
+    return found
+
+
+def source_of(name: str, weights: str) -> str:
+    """What tells the weights of a model apart from others, where they are no asset set: ``random``, or where they are
+    on the hub. Raises UserError for anything else.
+    """
+    hub = llm_named(name).hub
+    if weights == RANDOM:
+        return RANDOM
+    if weights != HUB:
+        raise unknown_name("source of weights", weights, ("asset", HUB, RANDOM, "a path with a /"), "llm.weights")
+    if hub is None:
+        raise UserError(f"{name} has no pretrained weights; use llm.weights={RANDOM}, or another llm.name")
+    return f"hub:{hub}"
 
 
 def hf_config(spec: LlmSpec) -> Any:

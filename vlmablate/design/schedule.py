@@ -47,31 +47,33 @@ class Schedule:
     warmup_steps: int | None = None
 
     @staticmethod
-    def read(value: str | Mapping[str, Any]) -> Schedule:
-        """Raises UserError for an unknown schedule, form or option, and for a number out of range."""
+    def read(value: str | Mapping[str, Any], where: str = "schedule") -> Schedule:
+        """Raises UserError for an unknown schedule, form or option, and for a number out of range; it names `where`."""
+        if not isinstance(value, str | Mapping):
+            raise UserError(f"{where} is {', '.join(SCHEDULES)} or a mapping with that name, not {value!r}")
         options = {"name": value} if isinstance(value, str) else dict(value)
         name = str(options.pop("name", ""))
         if name not in SCHEDULES:
-            raise unknown_name("schedule", name, SCHEDULES, "schedule")
+            raise unknown_name("schedule", name, SCHEDULES, where)
         known = ("decay", "form", "warmup_steps") if name == "wsd" else ()
         for option in options:
             if option not in known:
-                raise unknown_name("option", option, known, f"schedule {name}")
+                raise unknown_name("option", str(option), known, f"{where}, {name}")
         found = Schedule(name, **options)
         if found.form not in DECAYS:
-            raise unknown_name("form of decay", str(found.form), DECAYS, "schedule.form")
+            raise unknown_name("form of decay", str(found.form), DECAYS, f"{where}.form")
         if (
             isinstance(found.decay, bool)
             or not isinstance(found.decay, int | float)
             or not 0 < found.decay <= 1
         ):
             raise UserError(
-                f"schedule.decay is a share of the steps, above 0 and at most 1, not {found.decay!r}"
+                f"{where}.decay is a share of the steps, above 0 and at most 1, not {found.decay!r}"
             )
         warm = found.warmup_steps
         if warm is not None and (isinstance(warm, bool) or not isinstance(warm, int) or warm < 1):
             raise UserError(
-                f"schedule.warmup_steps must be a whole number of at least 1, or null, not {warm!r}"
+                f"{where}.warmup_steps must be a whole number of at least 1, or null, not {warm!r}"
             )
         return found
 

@@ -1,0 +1,120 @@
+"""``vlmablate export``: a trained model in the layout of other code. See :mod:`vlmablate.vlm.exports`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmablate.errors import UserError
+from vlmablate.files import read_json
+from vlmablate.orchestration.names import Index
+from vlmablate.orchestration.store import SPEC, State, inspect_directory
+
+if TYPE_CHECKING:
+    from vlmablate.training.causal_model import CausalParts
+
+CARD = "model.json"
+MADE_BY = ("finetune", "align")
+"""The kinds of steps that leave a model, the one that a run's name means first."""
+
+LAYOUTS: Mapping[str, str] = {
+    "llava_hf": "a folder for LlavaForConditionalGeneration.from_pretrained of transformers",
+    "prismatic": "config.json and checkpoints/latest-checkpoint.pt of Prismatic VLMs",
+    "mm_projector": "mm_projector.bin of the original LLaVA: the projector alone",
+}
+
+
+def model_folder(home: Path, word: str) -> Path:
+    """The folder of the model that a word of the command line means: a run, a step, or the folder itself.
+
+    Raises:
+        UserError: when nothing, or more than one run, has that name, and for a run or step without a finished model.
+    """
+    folder = Path(word).expanduser()
+    if folder.is_dir():
+        if not (folder / CARD).is_file():
+            raise UserError(f"{folder} holds no model: it has no {CARD}")
+        return folder
+    index = Index(home)
+    found = index.one(word)
+    if found.step is not None:
+        step = found.step
+    else:
+        steps = found.runs[0].steps
+        step = index.steps[next(steps[role] for role in MADE_BY if role in steps)]
+    if step.kind not in MADE_BY:
+        raise UserError(f"{step} leaves no vision-language model; one of {' or '.join(MADE_BY)} does")
+    folder = home / step.directory
+    if inspect_directory(folder, step.id).state is not State.DONE:
+        raise UserError(f"{found.title}: {step} is not finished (`vlmablate why {word}` says why)")
+    return folder
+
+
+def export(folder: Path, layout: str, out: Path, dtype: str) -> None:
+    """Write the model of a folder in a layout of `LAYOUTS` into a new folder.
+
+    dtype: `float32` or `bfloat16`.
+
+    Raises:
+        UserError: for a model with a part that the layout has no place for, naming it, or a folder that exists.
+    """
+    card = read_json(folder / CARD)
+    if not isinstance(card.get("llm"), Mapping):
+        raise UserError(
+            "this model is built around a small language model that was trained here, which no other code has: export "
+            "a run with a language model of the registry (llm=smollm2_135m, llm=vicuna_v1.5_7b, …)"
+        )
+    if card.get("tiles") is not None:
+        raise UserError(
+            "this model cuts pictures into tiles (image.tiles), and the layouts hold one square per picture: export a "
+            "run with a whole picture, such as image=letterbox"
+        )
+    from vlmablate.training.causal_model import load_causal
+    from vlmablate.vlm.exports.folders import absent
+
+    absent(out)  # before minutes of loading
+    parts = load_causal(folder)
+    writers: Mapping[str, Callable[[CausalParts, Path, str, Mapping[str, Any]], None]] = {
+        "llava_hf": _llava_hf,
+        "prismatic": _prismatic,
+        "mm_projector": _mm_projector,
+    }
+    writers[layout](parts, out, dtype, {**_seen(folder), **card})
+
+
+def _llava_hf(parts: CausalParts, out: Path, dtype: str, card: Mapping[str, Any]) -> None:
+    from vlmablate.vlm.exports.llava_hf import write_llava_hf
+
+    image = (card.get("vision") or card).get("image")
+    write_llava_hf(out, parts.model, len(parts.tokenizer), dtype, tokenizer=parts.tokenizer, image=image)
+
+
+def _prismatic(parts: CausalParts, out: Path, dtype: str, card: Mapping[str, Any]) -> None:
+    from vlmablate.vlm.exports.prismatic import write_prismatic
+
+    write_prismatic(out, parts.model, card, dtype)
+
+
+def _mm_projector(parts: CausalParts, out: Path, dtype: str, card: Mapping[str, Any]) -> None:
+    from vlmablate.vlm.exports.mm_projector import write_mm_projector
+
+    write_mm_projector(out, parts.model.projector, dtype)
+
+
+def _seen(folder: Path) -> dict[str, Any]:
+    """Frozen towers and the transform of their pictures, as the steps say whose features the model was trained on.
+
+    Nothing for a folder that was taken out of its results folder.
+    """
+    try:
+        deps = read_json(folder / SPEC)["deps"]
+        ids = [deps[role] for role in sorted(deps) if role.startswith("features")]
+        steps = (folder.absolute().parents[1] / "features").glob("*")
+        found = {path.name.rpartition("-")[2]: path for path in steps}
+        configs = [read_json(found[step_id] / SPEC)["config"] for step_id in ids]
+    except (OSError, KeyError):
+        return {}
+    return (
+        {"towers": [config["tower"] for config in configs], "image": configs[0]["image"]} if configs else {}
+    )
