@@ -23,6 +23,7 @@ LAYOUTS: Mapping[str, str] = {
     "prismatic": "config.json and checkpoints/latest-checkpoint.pt of Prismatic VLMs",
     "mm_projector": "mm_projector.bin of the original LLaVA: the projector alone",
 }
+FORMATS = ("float32", "bfloat16")
 
 
 def model_folder(home: Path, word: str) -> Path:
@@ -54,7 +55,7 @@ def model_folder(home: Path, word: str) -> Path:
 def export(folder: Path, layout: str, out: Path, dtype: str) -> None:
     """Write the model of a folder in a layout of `LAYOUTS` into a new folder.
 
-    dtype: `float32` or `bfloat16`.
+    dtype: one of `FORMATS`.
 
     Raises:
         UserError: for a model with a part that the layout has no place for, naming it, or a folder that exists.
@@ -113,7 +114,7 @@ def _seen(folder: Path) -> dict[str, Any]:
         steps = (folder.absolute().parents[1] / "features").glob("*")
         found = {path.name.rpartition("-")[2]: path for path in steps}
         configs = [read_json(found[step_id] / SPEC)["config"] for step_id in ids]
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError):
         return {}
     return (
         {"towers": [config["tower"] for config in configs], "image": configs[0]["image"]} if configs else {}

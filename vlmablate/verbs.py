@@ -255,7 +255,7 @@ def reproduce(arguments: Sequence[str]) -> int:
 
 def export(arguments: Sequence[str]) -> int:
     """``vlmablate export``."""
-    from vlmablate.export import LAYOUTS, model_folder
+    from vlmablate.export import FORMATS, LAYOUTS, model_folder
     from vlmablate.export import export as write
     from vlmablate.paths import home
 
@@ -265,9 +265,9 @@ def export(arguments: Sequence[str]) -> int:
         raise UserError(f"an export needs --layout and --out\n{text}")
     if given["--layout"] not in LAYOUTS:
         raise unknown_name("layout", given["--layout"], LAYOUTS, "--layout")
-    dtype = given.get("--dtype", "float32")
-    if dtype not in ("float32", "bfloat16"):
-        raise unknown_name("number format", dtype, ("float32", "bfloat16"), "--dtype")
+    dtype = given.get("--dtype", FORMATS[0])
+    if dtype not in FORMATS:
+        raise unknown_name("number format", dtype, FORMATS, "--dtype")
     out = Path(given["--out"])
     write(model_folder(home(), words[0]), given["--layout"], out, dtype)
     print(f"{given['--layout']}: {out}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vlmablate.evaluation import generation
 from vlmablate.evaluation.generation import TRUNK, batches, generate, tree_of
+from vlmablate.training.precision import computing
 from vlmablate.vlm.llms.cached import Reading
 from vlmablate.vlm.llms.load import load_llm
 from vlmablate.vlm.merge import IMAGE_MARK, TEXT, Sample, expand, place
@@ -188,6 +189,37 @@ def test_every_batch_is_told(features: Tensor) -> None:
     assert len(done) > 2
     assert done == sorted(set(done))
     assert done[-1] == len(groups)
+
+
+def test_what_is_asked_before_every_token_can_end_it(features: Tensor) -> None:
+    asked_before: list[int] = []
+
+    def check() -> None:
+        asked_before.append(len(asked_before))
+        if len(asked_before) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        generate(
+            model_of("test_llama"), look_at(features), asked(), PATCHES, stop=(), limit=LIMIT, check=check
+        )
+    assert len(asked_before) == 3
+
+
+@pytest.mark.parametrize("name", ["test_llama", "test_gemma3"])
+def test_bfloat16_changes_scores_by_its_rounding(
+    name: str, features: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, groups = model_of(name), asked()
+    read: list[Tensor] = []
+    logits = model.logits
+    monkeypatch.setattr(model, "logits", lambda hidden: read.append(logits(hidden)) or read[-1])
+    for precision in ("fp32", "bf16"):
+        with computing(precision, torch.device("cpu")):
+            generate(model, look_at(features), groups, PATCHES, stop=(), limit=1)
+    exact, rounded = read
+    assert rounded.dtype is torch.bfloat16
+    assert 0 < float((exact - rounded).std()) < 0.05 * float(exact.std())
 
 
 def test_no_question_is_no_answer(features: Tensor) -> None:

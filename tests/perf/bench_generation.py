@@ -74,7 +74,7 @@ def bench(model: MultimodalModel, patches: int, pictures: int) -> None:
     took = best(lambda: answer(groups))
     rows, single = best(lambda: answer(alone)), best(lambda: answer(alone, cells_at_once=1))
     print(
-        f"{len(alone)} answers, {patches} patches {took * 1e3:9.1f} ms   {rows / took:6.2f} x   against a row for every "
+        f"{len(alone)} answers, {patches} patches {took * 1e3:9.1f} ms   {rows / took:6.2f} x   against a row for each "
         f"question ({rows * 1e3:.1f} ms), {single / took:.2f} x   one at a time ({single * 1e3:.1f} ms); "
         f"{'the same answers' if same else 'OTHER ANSWERS'}"
     )

@@ -75,3 +75,9 @@ def test_a_part_of_a_batch_is_named_by_its_rows(tmp_path: Path) -> None:
     poison = {"rank": 0, "step": STEP, "what": "loss"}
     answer = tiny.run(tmp_path, execution={"micro_batch": 2}, poison=poison)
     assert "rows 0 to 1, rows 2 to 3, rows 4 to 4" in answer["message"]
+
+
+def test_a_norm_too_large_for_its_type_is_told_as_such(tmp_path: Path) -> None:
+    answer = tiny.run(tmp_path, poison={"rank": 0, "step": STEP, "what": "norm"})
+    assert answer["error"] == "Diverged"
+    assert "gradient inf (not finite: only the norm, which is too large for its type)" in answer["message"]

@@ -97,8 +97,8 @@ def run(
 
     signal_at: {rank, step}: that rank gets SIGUSR2 in the middle of that step. full_from: {rank, step}: the disk
     of that rank takes no more shards from that step on; what was being saved is there by then. poison: {rank, step,
-    what}: there the ``loss`` is no number, or the ``gradient`` behind a loss that is one. frozen: only the projector is
-    trained. factors, rates: learning rates of parts, as a multiple and as they are.
+    what}: there the ``loss`` is no number, or the ``gradient`` behind a loss that is one, or only the ``norm`` of it.
+    frozen: only the projector is trained. factors, rates: learning rates of parts, as a multiple and as they are.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved: list[int] = []
@@ -158,10 +158,11 @@ def run(
 
 
 def poisoned(hidden: Tensor, what: str) -> Tensor:
-    """Hidden states that give a loss that is no number, or a finite one whose gradient is not."""
+    """Hidden states that give a loss that is no number, or a finite one whose gradient, or the norm of it, is not."""
     if what == "loss":
         return hidden * torch.nan
-    hidden.register_hook(lambda gradient: gradient * torch.inf)
+    factor = {"gradient": torch.inf, "norm": 1e30}[what]
+    hidden.register_hook(lambda gradient: gradient * factor)
     return hidden
 
 

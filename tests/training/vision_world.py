@@ -28,7 +28,10 @@ SMALL = (
     "llm.pretrain.steps=2", "llm.pretrain.scenes=8", "llm.pretrain.batch_scenes=4", "stages.finetune.batch_scenes=5",
     "stages.finetune.epochs=1.6", "stages.align.batch_scenes=5", "stages.align.epochs=1.6",
 )  # fmt: skip
-DIGESTS = dict.fromkeys(("smoke_conv", "smoke_patch", "test_llama"), "random")
+DIGESTS = dict.fromkeys(
+    ("smoke_conv", "smoke_patch", "raw_patches", "test_clip", "test_dinov2", "test_siglip", "test_llama"),
+    "random",
+)
 
 
 class World:

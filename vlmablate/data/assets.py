@@ -21,6 +21,7 @@ DRAWN_PICTURES = "drawn_shapes"
 BACKGROUNDS = "photo_backgrounds"
 ASSET = "asset"
 """``llm.weights`` of a language model whose weights are an asset set."""
+HUB = "hub:"
 FILES = "files:"
 """In front of the digest of weights in a folder of the user's own (`weight_files`)."""
 
@@ -87,24 +88,31 @@ def weights(config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, 
     The digest of an asset set (`digests` as `ensure` returns them) or of a folder of the user's, or `random` for a part
     without, or the repository of the hub. Raises UserError for an unknown one.
     """
-    from vlmablate.vlm.towers.registry import asset_of, name_of
+    from vlmablate.vlm.towers import registry as towers
 
     weights = {}
     for tower in config["vision"]["towers"]:
-        asset = asset_of(tower)
-        weights[name_of(tower)] = "random" if asset is None else digests[asset]
+        asset, name = towers.asset_of(tower), towers.name_of(tower)
+        weights[name] = (
+            digests[asset] if asset is not None else _named(towers.source_of(tower), towers.facts(name).hub)
+        )
     llm = config.get("llm") or {}
     if "weights" in llm:
-        from vlmablate.vlm.llms.registry import source_of
+        from vlmablate.vlm.llms.registry import llm_named, source_of
 
         asset, source = _language_asset(llm), str(llm["weights"])
         if asset is not None:
             weights[llm["name"]] = digests[asset]
-        elif "/" in source or source.endswith(".gguf"):
-            weights[llm["name"]] = FILES + weight_files.remember(source)
         else:
-            weights[llm["name"]] = source_of(llm["name"], source)
+            weights[llm["name"]] = _named(source_of(llm["name"], source), llm_named(llm["name"]).hub)
     return weights
+
+
+def _named(source: str, hub: str | None) -> str:
+    """What tells weights apart: ``random``, a repository of the hub, or the content of files."""
+    if source == "random":
+        return source
+    return f"{HUB}{hub}" if source == "pretrained" else FILES + weight_files.remember(source)
 
 
 def _language_asset(llm: Mapping[str, Any]) -> str | None:

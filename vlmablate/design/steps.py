@@ -288,12 +288,17 @@ def build_run(
             add("posttrain", "posttrain")
     if live is None or align:
         for role, tower in zip(feature_roles, listed, strict=True):
-            add(role, "features", {"$tower": tower, "$weights": _weights(tower, weights)})
+            add(role, "features", {"$tower": _plain(tower), "$weights": _weights(tower, weights)})
     if align:
         add("align", "align")
     add("finetune", "finetune")
     add("evaluate", "evaluate")
     return RunSpec(arm, context, seed, steps)
+
+
+def _plain(tower: str | dict[str, Any]) -> str | dict[str, Any]:
+    """A tower without where its weights are: a step knows them by content."""
+    return tower if isinstance(tower, str) else {key: tower[key] for key in tower if key != "weights"}
 
 
 def _weights(tower: str | Mapping[str, Any], weights: Mapping[str, str]) -> str:
@@ -339,7 +344,7 @@ def _live(
             f"use image=letterbox, or stages.finetune.vision={FROZEN}"
         )
     return {
-        "towers": [{"tower": tower, "weights": _weights(tower, weights)} for tower in listed],
+        "towers": [{"tower": _plain(tower), "weights": _weights(tower, weights)} for tower in listed],
         "grid": select(config, "vision.grid"),
         "image": select(config, "image"),
     }

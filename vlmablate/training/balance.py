@@ -72,9 +72,7 @@ class DataOrder:
 Placement = list[list[list[int]]]
 
 
-def place_rows(
-    lengths: Sequence[int], ranks: int, budget: int | None = None, rounds: int = 1
-) -> Placement:
+def place_rows(lengths: Sequence[int], ranks: int, budget: int | None = None, rounds: int = 1) -> Placement:
     """Cut a global batch into ranks x rounds rows of whole samples with balanced tokens.
 
     lengths: tokens of every sample, patches counted. budget: most tokens of a row; None: any number. rounds: rows of a

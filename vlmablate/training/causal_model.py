@@ -40,7 +40,6 @@ from vlmablate.vlm.tiling import ONE_SQUARE, TileLayout
 
 MODEL_FILE = "model.safetensors"
 MODEL_CARD = "model.json"
-_HUB = "hub:"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def open_language(llm: Mapping[str, Any]) -> tuple[CausalLM, Any]:
     name, source = llm["name"], str(llm["weights"])
     if source == RANDOM:
         language, tokenizer = load_llm(name)
-    elif source.startswith(_HUB):
+    elif source.startswith(assets.HUB):
         language, tokenizer = load_llm(name, weights="pretrained")
     elif source.startswith(assets.FILES):
         digest = source.removeprefix(assets.FILES)

@@ -288,8 +288,8 @@ def _where(module: nn.Module, shares: Sequence[float], turns: Sequence[slice], r
     told = ranks.share((rows, names))
     rows = [row for theirs, _ in told for row in theirs]
     names = list(dict.fromkeys(name for _, theirs in told for name in theirs))
-    found = [*rows[:3], *names[:3]]
-    more = len(rows) + len(names) - len(found)
+    found = [*rows[:3], *names[:3]] or ["only the norm, which is too large for its type"]
+    more = max(0, len(rows) + len(names) - len(found))
     return "not finite: " + ", ".join(found) + (f" and {more} more" if more else "")
 
 

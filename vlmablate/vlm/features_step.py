@@ -63,10 +63,15 @@ def fill_of(image: Mapping[str, Any], tower: Tower) -> Colour:
 
 
 def load_configured(settings: TowerSettings, digest: str | None) -> Tower:
-    """A tower with its pretrained weights from the asset cache; `digest` of these, None for whatever is there.
+    """A tower with its pretrained weights: `digest` of those in the asset cache, None for whatever is there, or where
+    those of a reference tower are.
 
     Raises UserError when they are missing, damaged or others.
     """
+    if settings.facts.reference:
+        from vlmablate.vlm.towers.reference import load_reference
+
+        return load_reference(settings, digest or "random")
     if settings.facts.asset is None:
         return load_tower(settings, None)
     # Imported here: a random encoder must work where no asset cache exists.

@@ -83,6 +83,7 @@ def timm_there(tower: str) -> Any:
 def scores_there(parts: dict[str, dict[str, Tensor]], features: Tensor, kind: str, model: Any) -> Tensor:
     """[BOS][patches][text] through modules that were filled strictly from a checkpoint."""
     llm = type(model.language.model)(blank_like(model.language).config).eval()
+    assert llm.config._attn_implementation == "sdpa"  # that of transformers, not of the model to be checked
     projector = Held(projector=projector_there(kind, features.shape[2], model.language.width))
     projector.load_state_dict(parts["projector"])
     Held(llm=llm).load_state_dict(parts["llm_backbone"])

@@ -230,9 +230,6 @@ def _flex(
     # Autocast knows the other kernels, but not this one; rotated queries and keys may be wider than values.
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     query, key, value = query.to(kind), key.to(kind), value.to(kind)
-    groups = query.shape[1] // key.shape[1]
-    if groups & (groups - 1):  # its kernels take powers of two
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     score = None
     if softcap is not None:
 

@@ -67,17 +67,17 @@ def asset_of(name: str) -> str:
 
 
 def source_of(name: str, weights: str) -> str:
-    """What tells the weights of a model apart from others, where they are no asset set: ``random``, or where they are
-    on the hub. Raises UserError for anything else.
+    """Where weights that are no asset set are: ``random``, ``pretrained`` (the hub), or a path, checked.
+
+    Raises UserError for anything else, and for a model that is not on the hub.
     """
-    hub = llm_named(name).hub
-    if weights == RANDOM:
-        return RANDOM
-    if weights != HUB:
-        raise unknown_name("source of weights", weights, ("asset", HUB, RANDOM, "a path with a /"), "llm.weights")
-    if hub is None:
+    if weights == HUB and llm_named(name).hub is None:
         raise UserError(f"{name} has no pretrained weights; use llm.weights={RANDOM}, or another llm.name")
-    return f"hub:{hub}"
+    if weights not in (HUB, RANDOM) and "/" not in weights and not weights.endswith(".gguf"):
+        raise unknown_name(
+            "source of weights", weights, ("asset", HUB, RANDOM, "a path with a /"), "llm.weights"
+        )
+    return weights
 
 
 def hf_config(spec: LlmSpec) -> Any:

@@ -109,6 +109,11 @@ def blank_tower(settings: TowerSettings) -> Tower:
 def _build(settings: TowerSettings, weights: Path | None) -> Tower:
     module, _, function = settings.facts.builder.partition(":")
     build: Callable[[TowerSettings, Path | None], Any] = getattr(importlib.import_module(module), function)
+    return made_tower(settings, lambda: build(settings, weights))
+
+
+def made_tower(settings: TowerSettings, build: Callable[[], nn.Module]) -> Tower:
+    """The tower around a backbone that is built now."""
     # Modules draw initial weights that are overwritten right away; the caller's random numbers must not move.
     with torch.random.fork_rng(devices=[]):
-        return Tower(settings, build(settings, weights))
+        return Tower(settings, build())

@@ -3,16 +3,20 @@
 A tower may be written as its name (`efficientnet_lite0`) or as a mapping with a `name` and any of
 `image_size`,
 `grid`, `layer`, `pool`, `block`, `channels` and `seed`. `resolve` fills in the rest: a grid decides the image
-size and an image size decides the grid.
+size and an image size decides the grid. The reference towers of `architectures` may be named as well; they have an
+image size of their own, and `weights` says where theirs are (`random`, `pretrained`, or a path).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlmablate.errors import UserError, unknown_name
+
+RAW_PATCHES = "raw_patches"
+WEIGHTS = "weights"
 
 POOLS = ("mean", "space_to_depth")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,6 +34,9 @@ class TowerFacts:
         otherwise.
         defaults: the options it knows, with their defaults.
         rounds_up: a rest of the image below the stride gets a padded cell, else it is dropped.
+        image_size: of a reference tower, in pixels; None: as large as the grid asks for.
+        hub: of a reference tower, the repository with its weights, None where weights are only random.
+        reference: one of `architectures`, whose weights are where the user says (`weights` in its mapping).
     """
 
     name: str
@@ -41,6 +48,9 @@ class TowerFacts:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     rounds_up: bool = False
+    image_size: int | None = None
+    hub: str | None = None
+    reference: bool = False
 
 
 _TOWERS = "vlmablate.vlm.towers"
@@ -83,14 +93,43 @@ class TowerSettings:
 
     @property
     def facts(self) -> TowerFacts:
-        return TOWERS[self.name]
+        return facts(self.name)
 
 
 def facts(name: str) -> TowerFacts:
     """The facts of a tower. Raises UserError that lists the towers there are."""
-    if name not in TOWERS:
-        raise unknown_name("vision tower", name, TOWERS)
-    return TOWERS[name]
+    if name in TOWERS:
+        return TOWERS[name]
+    from vlmablate.vlm.towers import architectures
+
+    builder = f"{_TOWERS}.reference:load"
+    if name == RAW_PATCHES:
+        raw = architectures.RAW_PATCHES
+        return TowerFacts(name, None, raw.patch, 1, builder, {"patch": raw.patch}, raw.mean, raw.std)
+    if name not in architectures.ARCHITECTURES:
+        raise unknown_name("vision tower", name, [*TOWERS, RAW_PATCHES, *architectures.ARCHITECTURES])
+    known = architectures.ARCHITECTURES[name]
+    options: dict[str, Any] = {"activation": None, "seed": 0}
+    return TowerFacts(
+        name, None, known.patch, 1, builder, options, known.mean, known.std,
+        image_size=known.image_size, hub=known.hub, reference=True,
+    )  # fmt: skip
+
+
+def source_of(tower: str | Mapping[str, Any]) -> str:
+    """Where a tower without an asset set has its weights from: ``random``, ``pretrained`` (the hub), or a path.
+
+    Raises UserError for one that has none on the hub and says nothing.
+    """
+    known = facts(name_of(tower))
+    written = None if isinstance(tower, str) else tower.get(WEIGHTS)
+    if not known.reference:
+        if written is not None:
+            raise UserError(f"the tower {known.name} reads no weights from {written}: it has its own")
+        return "random"
+    if known.hub is None and written in (None, "pretrained"):
+        raise UserError(f"the tower {known.name} has no pretrained weights: give weights: random, or a path")
+    return str(written or "pretrained")
 
 
 def name_of(tower: str | Mapping[str, Any]) -> str:
@@ -126,7 +165,9 @@ def resolve(tower: str | Mapping[str, Any], grid: int | None = None) -> TowerSet
     if pool not in POOLS:
         raise unknown_name("pool", pool, POOLS, f"the tower {known.name}")
     cells = _positive(written.get("grid", grid), "grid", known)
-    size = _positive(written.get("image_size"), "image_size", known)
+    size = _positive(written.get("image_size", known.image_size), "image_size", known)
+    if "patch" in known.defaults:
+        known = replace(known, stride=_positive(written.get("patch", known.stride), "patch", known) or 1)
     if size is None:
         if cells is None:
             raise UserError(f"the tower {known.name} needs a grid (cells a side) or an image_size (pixels)")
@@ -136,7 +177,8 @@ def resolve(tower: str | Mapping[str, Any], grid: int | None = None) -> TowerSet
     if native < 1 or native % cells:
         raise UserError(
             f"the tower {known.name} makes {native}x{native} cells of a {size}-pixel image, which do not "
-            f"pool into a {cells}x{cells} grid; an image_size of {known.stride * known.fine * cells} would"
+            f"pool into a {cells}x{cells} grid; an image_size of {known.stride * known.fine * cells} would, "
+            f"or a grid that divides {native} (vision.grid={native})"
         )
     options = {key: written.get(key, default) for key, default in known.defaults.items()}
     return TowerSettings(known.name, size, cells, pool, options)
