@@ -35,7 +35,7 @@ test: $(INSTALLED) lint ## lint and the fast tests
 test-slow: $(INSTALLED) ## whole sweeps, killed and resumed
 	@$(BIN)/python -m pytest -m "slow and not slurm"
 
-test-axes: $(INSTALLED) ## every axis at scale=tiny, cut short: all arms, one seed; MINUTES minutes on two cores
+test-axes: $(INSTALLED) ## every axis at scale=tiny, cut short: all arms, one seed; about 8 minutes on two cores
 	@$(BIN)/python -m pytest -m axes
 
 slurm-up: ## a real Slurm on this machine, with and without accounting  (Debian, root; PROFILE=…)
@@ -63,6 +63,7 @@ bench: $(INSTALLED) ## speed, as ratios measured in this run
 	@$(BIN)/python tests/perf/bench.py
 	@$(BIN)/python tests/perf/bench_plan.py
 	@$(BIN)/python tests/perf/bench_training.py
+	@$(BIN)/python tests/perf/bench_generation.py
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/perf/bench_stats.py
 	@$(BIN)/python tests/perf/bench_local.py
 	@$(BIN)/python tests/perf/bench_status.py

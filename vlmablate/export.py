@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from vlmablate.orchestration.store import SPEC, State, inspect_directory
 
 if TYPE_CHECKING:
     from vlmablate.training.causal_model import CausalParts
+    from vlmablate.vlm.multimodal import MultimodalModel
 
 CARD = "model.json"
 MADE_BY = ("finetune", "align")
@@ -75,13 +77,35 @@ def export(folder: Path, layout: str, out: Path, dtype: str) -> None:
     from vlmablate.vlm.exports.folders import absent
 
     absent(out)  # before minutes of loading
+    seen = _seen(folder)
     parts = load_causal(folder)
+    # Frozen towers belong to a whole folder of transformers, and to no checkpoint of Prismatic.
+    frozen = seen.get("live") if layout == "llava_hf" else None
+    parts = replace(parts, model=_plain(parts.model, frozen))
     writers: Mapping[str, Callable[[CausalParts, Path, str, Mapping[str, Any]], None]] = {
         "llava_hf": _llava_hf,
         "prismatic": _prismatic,
         "mm_projector": _mm_projector,
     }
-    writers[layout](parts, out, dtype, {**_seen(folder), **card})
+    writers[layout](parts, out, dtype, {**seen, **card})
+
+
+def _plain(model: MultimodalModel, frozen: Mapping[str, Any] | None) -> MultimodalModel:
+    """The model with its towers as they are alone, or with the frozen ones whose features it was trained on.
+
+    frozen: as `vlm.seen` describes towers; None leaves a model without towers as it is.
+    """
+    from vlmablate.vlm.exports.vision import reference_towers, transformer_of
+    from vlmablate.vlm.multimodal import MultimodalModel
+    from vlmablate.vlm.seen import open_vision
+    from vlmablate.vlm.towers.registry import facts, name_of
+
+    vision = model.vision
+    if vision is None and frozen is not None:
+        if not all(facts(name_of(row["tower"])).reference for row in frozen["towers"]):
+            transformer_of(None, "llava_hf")  # embedded towers are not opened for nothing
+        vision = open_vision(frozen)
+    return MultimodalModel(reference_towers(vision), model.projector, model.language)
 
 
 def _llava_hf(parts: CausalParts, out: Path, dtype: str, card: Mapping[str, Any]) -> None:
@@ -116,6 +140,9 @@ def _seen(folder: Path) -> dict[str, Any]:
         configs = [read_json(found[step_id] / SPEC)["config"] for step_id in ids]
     except (OSError, KeyError, ValueError):
         return {}
-    return (
-        {"towers": [config["tower"] for config in configs], "image": configs[0]["image"]} if configs else {}
-    )
+    if not configs:
+        return {}
+    towers = [{"tower": config["tower"], "weights": config["weights"]} for config in configs]
+    image = configs[0]["image"]
+    live = {"towers": towers, "grid": configs[0]["grid"], "image": image}
+    return {"towers": [row["tower"] for row in towers], "image": image, "live": live}

@@ -9,7 +9,7 @@ from vlmablate.data import assets
 from vlmablate.design.catalogue import Axis, axis_names, load_axis, parse_axis, questions
 from vlmablate.design.compose import composer
 from vlmablate.design.spec import RunSpec
-from vlmablate.design.steps import TABLE, tower_name, towers
+from vlmablate.design.steps import TABLE
 from vlmablate.errors import UserError
 from vlmablate.orchestration.study import Cell, Request, build_runs, compose_cells, required_assets
 from vlmablate.paths import resource
@@ -58,7 +58,7 @@ def test_every_arm_of_every_axis_is_another_run_and_differs_in_the_steps_that_th
     assert len(cells) == len(runs) == len(axis.arms) * len(axis.contexts)
     if scale == "smoke":  # it must run without any asset
         assert not required_assets(cells, assets)
-        assert all(tower_name(tower).startswith("smoke_") for c in cells for tower in towers(c.config))
+        assert all(set(assets.weights(cell.config, {}).values()) == {"random"} for cell in cells)
     differ = set()
     for context in axis.contexts:
         of_context = {run.arm: run for run in runs if run.context == context.name}

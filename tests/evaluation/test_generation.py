@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vlmablate.evaluation import generation
-from vlmablate.evaluation.generation import TRUNK, batches, generate, tree_of
+from vlmablate.evaluation.generation import batches, generate, tree_of
 from vlmablate.training.precision import computing
-from vlmablate.vlm.llms.cached import Reading
+from vlmablate.vlm.llms.cached import TRUNK, Reading
 from vlmablate.vlm.llms.load import load_llm
 from vlmablate.vlm.merge import IMAGE_MARK, TEXT, Sample, expand, place
 from vlmablate.vlm.multimodal import MultimodalModel
@@ -118,7 +118,7 @@ def test_answers_are_those_of_each_question_alone(
     lengths = [len(answer) for group in answers for answer in group]
     assert len(set(lengths)) > 1, "the questions should end at different times"
     # One batch: scores come in the order of its rows.
-    [order] = batches([len(tree_of(group)) for group in groups], generation.CELLS_AT_ONCE)
+    [order] = batches([tree_of(group).grown(LIMIT) for group in groups], generation.CELLS_AT_ONCE)
     flat = [scores for index in order for _, scores in expected[index]]
     assert len(read) == max(map(len, flat)) - any(length == LIMIT for length in lengths)
     for step, scores in enumerate(read):
@@ -133,7 +133,7 @@ def test_how_questions_are_grouped_ordered_and_batched_changes_nothing(name: str
     whole = everything(model, features, groups)
     single = everything(model, features, [[sample] for group in groups for sample in group])
     assert [answer for [answer] in single] == [answer for group in whole for answer in group]
-    for cells in (1, 40, 90):
+    for cells in (1, 90, 250):
         assert everything(model, features, groups, cells_at_once=cells) == whole
     turned = [group[::-1] for group in groups[::-1]]
     assert [group[::-1] for group in everything(model, features, turned)[::-1]] == whole
@@ -153,6 +153,7 @@ def test_the_trunk_is_all_that_questions_have_in_common() -> None:
     trunk = 1 + PATCHES + 2
     assert (tree.branches == TRUNK).sum() == trunk
     assert len(tree) == trunk + 3 + 1 + 4
+    assert tree.grown(10) == len(tree) + 3 * 10
     assert tree.ends.tolist() == [trunk + 2, trunk + 3, trunk + 7]
     starts = tree.positions[trunk:].tolist()
     assert starts == [*range(trunk, trunk + 3), trunk, *range(trunk, trunk + 4)]

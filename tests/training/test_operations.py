@@ -11,9 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.vision_world import World, work
-from vlmablate.training import loop, steps
+from vlmablate.training import causal_steps, loop, steps
 
 LORA = "stages.finetune.language={lora: {rank: 4, alpha: 8, targets: [qkv, mlp_out], dropout: 0.0}}"
+
+LLAMA = ("llm=random_llama", "position=rope_1d")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     """(priced, counted) of every optimiser step of what is trained on a device whose peak is known."""
-    for module in (loop, steps):
+    for module in (loop, steps, causal_steps):
         monkeypatch.setattr(module, "peak_of", lambda device: 1e12)
     found: list[tuple[float, float]] = []
     backward = loop._backward
@@ -56,6 +58,11 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
         ("finetune", (LORA,)),
         ("finetune", ("stages=single", "vision=smoke_both", "stages.finetune.vision=full")),
         ("finetune", ("stages=single", "vision=smoke_patch", "stages.finetune.vision={last: 1}")),
+        ("align", (*LLAMA, "stages=two_stage")),
+        ("finetune", LLAMA),
+        ("finetune", (*LLAMA, "stages.finetune.language=frozen")),
+        ("finetune", (*LLAMA, LORA.replace("qkv, mlp_out", "q_proj, down_proj"))),
+        ("finetune", (*LLAMA, "stages=single", "vision=smoke_both", "stages.finetune.vision=full")),
     ],
     ids=str,
 )

@@ -22,7 +22,7 @@ from vlmablate.vlm.merge import IGNORED, Sample, place
 from vlmablate.vlm.multimodal import MultimodalModel
 
 CELLS_AT_ONCE = 8192
-"""Tokens and patches of the rows of a batch, padding included: what bounds the memory."""
+"""Tokens and patches of the rows of a batch, with padding and the longest answers: what bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def grown(self, limit: int) -> int:
+        """Cells of the row when every answer has so many tokens."""
+        return len(self) + limit * len(self.ends)
 
 
 def tree_of(questions: Sequence[Sample]) -> Tree:
@@ -105,7 +109,7 @@ def generate(
     trees = [tree_of(group) for group in groups]
     found: list[list[tuple[int, ...]]] = [[] for _ in groups]
     done = 0
-    for batch in batches([len(tree) for tree in trees], cells_at_once):
+    for batch in batches([tree.grown(limit) for tree in trees], cells_at_once):
         answers = _grow(model, look, [trees[i] for i in batch], patches, stop, limit, check)
         for index, answer in zip(batch, answers, strict=True):
             found[index] = answer

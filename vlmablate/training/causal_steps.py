@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from vlmablate.training.causal_model import (
 )
 from vlmablate.training.dialogues import Dialogue, encode
 from vlmablate.training.loop import Batch, Recipe, placement, train
+from vlmablate.training.meters import peak_of
+from vlmablate.training.operations import picture_operations, sequence_operations
 from vlmablate.training.precision import precision_of
 from vlmablate.training.ranks import ranks_of
 from vlmablate.training.sequences import Sequences, pack
@@ -45,6 +48,7 @@ from vlmablate.vlm.features_step import check_precision
 from vlmablate.vlm.image import Frame
 from vlmablate.vlm.merge import IMAGE_MARK, Sample, expand
 from vlmablate.vlm.prompts import Template, Turn, template_named
+from vlmablate.vlm.sizes import llm_shape
 
 Pair = tuple[str, str]
 """What is asked and what is answered."""
@@ -109,6 +113,12 @@ def train_causal(
             pictures_at, visits.steps, ranks, int(context.execution.get("threads") or 1)
         ) as look_at:
             model.to(ranks.device)
+            shape, each_picture = None, 0.0
+            if peak_of(ranks.device) is not None:  # nobody else asks for the utilisation
+                shape = replace(llm_shape(config["llm"]["name"]), layers=len(language.layers))
+                each_picture = picture_operations(
+                    sight.vision, model.projector, (1, sight.cells, sight.channels)
+                )
 
             def batch_at(step: int) -> Batch:
                 look, whole = look_at(step), sequences_at(step).to(ranks.device)
@@ -118,7 +128,10 @@ def train_causal(
                     found: Tensor = model(look(part.pictures), part)
                     return found
 
-                return Batch(whole, hidden)
+                if shape is None:
+                    return Batch(whole, hidden)
+                read = sequence_operations(language, shape, whole.segments, whole.target_count)
+                return Batch(whole, hidden, len(whole.pictures) * each_picture + read)
 
             payload = train(
                 model,

@@ -14,7 +14,8 @@ from torch.func import functional_call
 from vlmablate.design.transformer_costs import Llm
 from vlmablate.training.packing import Packed
 from vlmablate.vlm.language_model import LanguageModel
-from vlmablate.vlm.model import VisionLanguageModel
+from vlmablate.vlm.llms.model import CausalLM
+from vlmablate.vlm.seen import LiveVision
 
 
 def text_operations(language: LanguageModel, cells: int, packed: Packed) -> float:
@@ -43,22 +44,41 @@ def text_operations(language: LanguageModel, cells: int, packed: Packed) -> floa
     )
 
 
-def picture_operations(model: VisionLanguageModel, channels: int) -> float:
+def sequence_operations(language: CausalLM, shape: Llm, segments: Tensor, asked: int) -> float:
+    """Forward and backward of a language model of the registry over packed sequences: padding counts for nothing.
+
+    Args:
+        shape: its sizes (`vlm.sizes.llm_shape`), with as many layers as it has.
+        segments: int64 [B, T], see `sequences.Sequences`. asked: targets among them.
+    """
+    matrices = {
+        name: p.numel() for name, p in language.layers.named_parameters() if p.ndim == 2 and p.requires_grad
+    }
+    adapters = sum(count for name, count in matrices.items() if ".lora_" in name)
+    words = language.model.get_input_embeddings().weight.requires_grad  # type: ignore[operator]
+    learnt = (sum(matrices.values()) - adapters, adapters, words)
+    lengths = [count for row in segments.cpu() for count in torch.bincount(row[row >= 0]).tolist()]
+    return sum(shape.learning(length, 0, *learnt) for length in lengths) + shape.learning(0, asked, *learnt)
+
+
+def picture_operations(
+    vision: LiveVision | None, projector: nn.Module, features: tuple[int, int, int]
+) -> float:
     """Forward and backward of one picture, up to the cells that the language model reads: the projector, behind the
     towers where they are in the loop. Call it before the model is laid out.
 
-    channels: of the features.
+    features: shape of what the projector takes of one picture, [tiles, cells, channels].
     """
     from torch.utils.flop_counter import FlopCounterMode  # a third of a second, for those who know a peak
 
     with FlopCounterMode(display=False) as counter:
-        if model.vision is None:
-            features = torch.empty(model.tiles.count, model.projector.side**2, channels, device="meta")
+        if vision is None:
+            seen = torch.empty(features, device="meta")
         else:
-            sides = (side for side, _ in model.vision.squares())
+            sides = (side for side, _ in vision.squares())
             squares = [torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta") for side in sides]
-            features = _without_numbers(model.vision, squares)
-        cells = _without_numbers(model.projector, features)
+            seen = _without_numbers(vision, squares)
+        cells = _without_numbers(projector, seen)
         if cells.requires_grad:
             cells.sum().backward()
     return float(counter.get_total_flops())

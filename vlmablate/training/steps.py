@@ -106,7 +106,10 @@ def _train_stage(
     ):
         model.to(ranks.device)
         # Counted before the model is laid out, and only where somebody can say what the device could have done.
-        each_picture = None if peak_of(ranks.device) is None else picture_operations(model, sight.channels)
+        each_picture = None
+        if peak_of(ranks.device) is not None:
+            features = (sight.tiles.count, projector.side**2, sight.channels)
+            each_picture = picture_operations(sight.vision, projector, features)
 
         def batch_at(step: int) -> Batch:
             visit, look = visits.at(step), look_at(step)

@@ -14,13 +14,19 @@ ROOT = Path(__file__).resolve().parents[3]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from tests.training.vision_world import World  # noqa: E402
 from tests.vlm.exports.export_models import PAPER, card_of, model_of, same_bytes  # noqa: E402
 from vlmablate import cli  # noqa: E402
+from vlmablate.data.scenes_store import SceneStore  # noqa: E402
 from vlmablate.files import read_json, write_json  # noqa: E402
-from vlmablate.training.causal_model import save_causal  # noqa: E402
+from vlmablate.training.causal_model import load_causal, save_causal  # noqa: E402
+from vlmablate.training.pictures import SquarePictures  # noqa: E402
 from vlmablate.training.ranks import ALONE  # noqa: E402
+from vlmablate.training.sequences import pack  # noqa: E402
 from vlmablate.vlm.exports.mm_projector import FILE, to_mm_projector  # noqa: E402
 from vlmablate.vlm.exports.prismatic import CHECKPOINT, from_prismatic, to_prismatic  # noqa: E402
+from vlmablate.vlm.merge import IMAGE_MARK, expand  # noqa: E402
+from vlmablate.vlm.seen import open_vision  # noqa: E402
 
 FEATURES, FINETUNE = "a" * 16, "b" * 16
 
@@ -47,7 +53,12 @@ def trained(
     """A model whose projector and language model were trained behind frozen towers, in the folder of its step."""
     model = model_of(None, projector, llm)
     folder = step(home, "finetune", FINETUNE, deps={"scenes": "c" * 16, "features0": FEATURES})
-    step(home, "features", FEATURES, config={"tower": "dinov2_small", "image": {"resize": "letterbox"}})
+    step(
+        home,
+        "features",
+        FEATURES,
+        config={"tower": "dinov2_small", "weights": "w", "grid": 4, "image": {"resize": "letterbox"}},
+    )
     whole = {**card_of(llm), "projector": PAPER[projector], "channels": 32, "side": 4, "tiles": None, **card}
     save_causal(model, whole, ["projector", "language"], "full", folder, ALONE)
     return model, folder
@@ -146,3 +157,48 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     heavy = {"torch", "numpy", "pandas", "hydra", "transformers", "yaml"}
     assert not heavy & set(done.stdout.splitlines()[-1].split())
     assert "llava_hf" in done.stdout
+
+
+@pytest.mark.parametrize("vision", ["frozen", "full"])
+def test_a_run_behind_a_reference_tower_is_a_llava_of_transformers(
+    vision: str, home: Path, tmp_path: Path
+) -> None:
+    """From pictures through a sweep's own steps to a model of transformers that says the same of a picture."""
+    from transformers import LlavaForConditionalGeneration
+
+    torch.set_num_threads(1)
+    world = World(home / "steps" / "finetune")
+    run = world.plan(
+        "llm=random_llama", "position=rope_1d", "stages=single", "projector=paper_gelu_mlp", "image=letterbox",
+        "vision.towers=[{name: test_clip, weights: random}]", f"stages.finetune.vision={vision}",
+    )  # fmt: skip
+    trained_in = world.done(run, "finetune")
+    steps = run.steps
+    write_json(trained_in / "spec.json", {"deps": steps["finetune"].deps, "kind": "finetune"})
+    if vision == "frozen":
+        step(home, "features", steps["features0"].id, config=steps["features0"].config)
+    out = tmp_path / "llava"
+    assert cli.main(["export", str(trained_in), "--layout", "llava_hf", "--out", str(out)]) == 0
+
+    theirs = LlavaForConditionalGeneration.from_pretrained(out).eval()
+    ours = load_causal(trained_in)
+    store = SceneStore(world.done(run, "scenes"), "evaluation")
+    live = ours.card.get("vision") or {
+        "towers": [{"tower": {"name": "test_clip"}, "weights": "random"}],
+        "grid": 4,
+        "image": {"resize": "letterbox", "fill": "mean"},
+    }
+    eyes = ours.model.vision if vision == "full" else open_vision(live)
+    squares = SquarePictures(store, live["image"]["resize"], eyes.squares())
+    pixels = torch.from_numpy(squares.at(0)[0].copy())[None]
+    image, text = theirs.config.image_token_index, [5, 9, 30]
+    sample = expand([256, IMAGE_MARK, *text], [False] * 5, ["picture"], ours.tokens)
+    with torch.no_grad():
+        features = eyes([pixels])
+        whole = pack([sample], [[0]], ours.tokens)
+        said = ours.model.logits(ours.model([pixels] if ours.model.vision is not None else features, whole))
+        asked = theirs(
+            input_ids=torch.tensor([[256, *[image] * ours.tokens, *text]]),
+            pixel_values=eyes.towers[0].normalise(pixels),
+        ).logits
+    torch.testing.assert_close(said, asked[..., : said.shape[-1]], atol=1e-5, rtol=1e-5)

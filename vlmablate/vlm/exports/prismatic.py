@@ -21,8 +21,9 @@ from vlmablate.vlm.exports.folders import new_folder
 from vlmablate.vlm.exports.language import WORDS, causal_of, language_state, resized, set_rows
 from vlmablate.vlm.exports.linears import KINDS, fill, linear_layers, numbered
 from vlmablate.vlm.exports.tensors import State, check, plain, read_pickle, strip, tensors_of, under
-from vlmablate.vlm.exports.vision import TIMM, from_layout, to_layout, transformer_of
+from vlmablate.vlm.exports.vision import TIMM, family_of, from_layout, to_layout, transformer_of
 from vlmablate.vlm.multimodal import MultimodalModel
+from vlmablate.vlm.towers.architectures import CLIP
 from vlmablate.vlm.towers.fused import FusedVision
 from vlmablate.vlm.towers.vit import VisionTransformer
 
@@ -207,11 +208,16 @@ def _featurizers(vision: nn.Module | None) -> dict[str, VisionTransformer]:
     """The towers by the prefix that Prismatic gives them."""
     if not isinstance(vision, FusedVision):
         return {"featurizer.": transformer_of(vision, "prismatic")}
-    found: dict[str, VisionTransformer] = {}
-    for name, tower in vision.towers.items():
-        kind = next((short for short in ("dino", "siglip", "clip") if short in name), name)
-        found[f"{kind}_featurizer."] = transformer_of(tower, "prismatic")
-    return found
+    towers = {name: transformer_of(tower, "prismatic") for name, tower in vision.towers.items()}
+    return {f"{_short(name, tower)}_featurizer.": tower for name, tower in towers.items()}
+
+
+def _short(name: str, tower: VisionTransformer) -> str:
+    """What Prismatic calls a tower of a fusion, by what it is made of; those that it has none of keep their names."""
+    family = family_of(tower)
+    if family is None:
+        return "dino" if tower.prefix is not None and len(tower.prefix) > 1 else name
+    return "clip" if family is CLIP else "siglip"
 
 
 def _vision(vision: nn.Module, unread: State) -> dict[str, Tensor]:

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from vlmablate.errors import UserError
 from vlmablate.vlm.exports.tensors import State, check
+from vlmablate.vlm.seen import LiveVision
 from vlmablate.vlm.towers.architectures import ARCHITECTURES, CLIP, SIGLIP, Architecture, Family
 from vlmablate.vlm.towers.checkpoints import ACTIVATION_NAMES
+from vlmablate.vlm.towers.fused import FusedVision
 from vlmablate.vlm.towers.layouts import LAYOUTS, Layout, canonical
+from vlmablate.vlm.towers.reference import ReferenceBackbone
 from vlmablate.vlm.towers.vit import ACTIVATION, VisionTransformer
 
 TIMM, TRANSFORMERS = (next(row for row in LAYOUTS if row.name == name) for name in ("timm", "transformers"))
@@ -39,6 +42,23 @@ def transformer_of(module: nn.Module | None, layout: str) -> VisionTransformer:
             "the projector alone"
         )
     return module
+
+
+def reference_towers(vision: nn.Module | None) -> nn.Module | None:
+    """What a model looks through, with the reference towers of a sweep as they are alone; anything else as it is.
+
+    Towers whose patches a sweep pooled are left as well: the layouts hold no pooling.
+    """
+    if not isinstance(vision, LiveVision):
+        return vision
+    parts = {
+        tower.name: tower.backbone.tower
+        for tower in vision.towers
+        if isinstance(tower.backbone, ReferenceBackbone) and tower.grid == tower.backbone.tower.side
+    }
+    if len(parts) < len(vision.towers):
+        return vision
+    return next(iter(parts.values())) if len(parts) == 1 else FusedVision("+".join(parts), parts)
 
 
 def to_layout(tower: VisionTransformer, layout: Layout, unread: State) -> dict[str, Tensor]:

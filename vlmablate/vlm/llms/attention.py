@@ -227,7 +227,8 @@ def _flex(
 ) -> Tensor:
     """[1, H, N, D] -> [1, N, H, D] by one call of flex_attention."""
     device = query.device.type
-    # Autocast knows the other kernels, but not this one; rotated queries and keys may be wider than values.
+    # The autocast of older releases of torch knows the other kernels, but not this one; rotated queries and keys may be
+    # wider than values.
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     query, key, value = query.to(kind), key.to(kind), value.to(kind)
     score = None
