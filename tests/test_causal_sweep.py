@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 SWEEP = (
     "-m", "vlmablate.sweep", "axis=image_resize", "scale=smoke", "seeds=2", "study=causal", "llm=random_llama",
-    "position=rope_1d", "data.train_scenes=22", "data.evaluation_scenes=12", "projector.norm=false", "projector.hidden=1",
+    "position=rope_1d", "projector=paper_gelu_mlp", "data.train_scenes=22", "data.evaluation_scenes=12",
 )  # fmt: skip
 DEADLINE_S = 600
 

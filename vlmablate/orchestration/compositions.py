@@ -19,8 +19,8 @@ from vlmablate.orchestration.provenance import lock_text
 from vlmablate.paths import resource
 
 FOLDER = Path("cache") / "compositions"
-_RESOLVER = re.compile(r"\$\{[^${}]*:")
-"""An interpolation that calls a function, whose value may be another one next time."""
+_RESOLVER = re.compile(r"\$\{(?!oc\.select:)[^${}]*:")
+"""An interpolation that calls a function, whose value may be another one next time; that of ``oc.select`` may not."""
 
 
 class Compositions(MutableMapping[tuple[str, ...], Composition]):
