@@ -16,10 +16,11 @@ WIDTH, CHANNELS, PATCHES = 32, 6, 4
 
 
 class TwoTowers(nn.Module):
-    """Joins what two towers are shown, given in order or by name."""
+    """Joins what two towers are shown, given in order or by name; like those of other libraries, of some picture."""
 
     def forward(self, seen: list[Tensor] | dict[str, Tensor]) -> Tensor:
         first, second = seen.values() if isinstance(seen, dict) else seen
+        assert len(first) == len(second) > 0
         return torch.cat([first, second], dim=2)
 
 
