@@ -12,7 +12,7 @@ TESTS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow test-axes slurm-up slurm-down slurm-test faults bench-slurm lint format bench wheel clean
+.PHONY: help install sweep test test-slow test-long slurm-up slurm-down slurm-test faults bench-slurm lint format bench wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,13 +30,13 @@ sweep: $(INSTALLED) ## fetch pretrained parts and pictures, train, evaluate, tes
 	@$(BIN)/python -m vlmablate.sweep $(SWEEP)
 
 test: $(INSTALLED) lint ## lint and the fast tests
-	@$(BIN)/python -m pytest -m "not slow and not slurm and not axes"
+	@$(BIN)/python -m pytest -m "not slow and not slurm and not long"
 
 test-slow: $(INSTALLED) ## whole sweeps, killed and resumed
 	@$(BIN)/python -m pytest -m "slow and not slurm"
 
-test-axes: $(INSTALLED) ## every axis at scale=tiny, cut short: all arms, one seed; about 8 minutes on two cores
-	@$(BIN)/python -m pytest -m axes
+test-long: $(INSTALLED) ## every axis at scale=tiny, cut short (all arms, one seed), and compiled layers; about 15 minutes on two cores
+	@$(BIN)/python -m pytest -m long
 
 slurm-up: ## a real Slurm on this machine, with and without accounting  (Debian, root; PROFILE=…)
 	@slurm/mini/up.sh $(PROFILE)

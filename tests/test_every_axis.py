@@ -1,4 +1,4 @@
-"""Every axis of conf/axis at `scale=tiny`: all arms, pretrained encoders, photographs, one seed (`make test-axes`).
+"""Every axis of conf/axis at `scale=tiny`: all arms, pretrained encoders, photographs, one seed (`make test-long`).
 
 One command computes the union of all axes, on fewer scenes and after a shorter pretraining than the scale asks for:
 enough to see that every arm runs and changes answers, not enough to say which is better.
@@ -19,7 +19,7 @@ import pytest
 from vlmablate.design.catalogue import axis_names, load_axis
 from vlmablate.files import read_json
 
-pytestmark = pytest.mark.axes
+pytestmark = pytest.mark.long
 
 CUTS = (
     "data.train_scenes=96", "data.evaluation_scenes=64", "llm.pretrain.scenes=320", "llm.pretrain.steps=40",

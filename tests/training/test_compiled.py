@@ -13,7 +13,7 @@ from tests.training import tiny
 COMPILERS = ("c++", "g++", "clang++")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_compiled_layers_train_as_plain_ones_do(

@@ -203,7 +203,7 @@ def test_recomputed_layers_see_the_same_documents(name: str, recompute: dict[str
     assert_same(gradients(model), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_layers_are_not_compiled_again_for_other_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.testing import CompileCounter
 
