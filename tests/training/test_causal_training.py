@@ -19,7 +19,8 @@ from tests.training.pairs import Pair  # noqa: E402
 from tests.training.vision_world import World, work  # noqa: E402
 from vlmablate.design.spec import RunSpec  # noqa: E402
 from vlmablate.errors import UserError  # noqa: E402
-from vlmablate.training.causal_model import MODEL_FILE, load_causal, open_language  # noqa: E402
+from vlmablate.training.causal_model import load_causal, open_language  # noqa: E402
+from vlmablate.training.steps import MODEL_FILE  # noqa: E402
 
 LLAMA = ("llm=random_llama", "position=rope_1d")
 LORA = (

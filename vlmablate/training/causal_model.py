@@ -10,16 +10,13 @@ layers are kept, the first ones, None for all; a prompt template in place of the
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlmablate import files
@@ -28,6 +25,7 @@ from vlmablate.data.conversions import GGUF_FILE
 from vlmablate.errors import UserError
 from vlmablate.training import tuning
 from vlmablate.training.ranks import Ranks
+from vlmablate.training.steps import MODEL_CARD, MODEL_FILE, write_model
 from vlmablate.vlm.llms.load import load_llm
 from vlmablate.vlm.llms.model import CausalLM
 from vlmablate.vlm.llms.registry import RANDOM, asset_of, llm_named
@@ -37,9 +35,6 @@ from vlmablate.vlm.projectors import Projector, build_projector
 from vlmablate.vlm.prompts import Template, template_named
 from vlmablate.vlm.seen import LiveVision, blank_vision
 from vlmablate.vlm.tiling import ONE_SQUARE, TileLayout
-
-MODEL_FILE = "model.safetensors"
-MODEL_CARD = "model.json"
 
 
 @dataclass(frozen=True)
@@ -145,13 +140,7 @@ def save_causal(
     kept = {name: tensor for name, tensor in state.items() if name.partition(".")[0] in parts}
     for name in _tied(model.language):
         kept.pop(f"language.{name}", None)
-    with files.write_with(out / MODEL_FILE) as target:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in kept.items()}, target)
-        except SafetensorError as error:
-            full = os.strerror(errno.ENOSPC)
-            raise OSError(errno.ENOSPC, full) if full in str(error) else error from None
-    files.write_json(out / MODEL_CARD, {**card, "parts": list(parts)})
+    write_model(kept, {**card, "parts": list(parts)}, out)
 
 
 def read_parts(model: MultimodalModel, folder: Path, parts: Sequence[str]) -> None:

@@ -201,7 +201,11 @@ def save_model(
     state = ranks.full_state(model)
     if ranks.rank:
         return
-    state = tuning.merged(state, how)
+    write_model(tuning.merged(state, how), card, out)
+
+
+def write_model(state: Mapping[str, Tensor], card: Mapping[str, Any], out: Path) -> None:
+    """Write weights and card. Raises OSError for a full disk, however the library that writes tensors puts it."""
     with files.write_with(out / MODEL_FILE) as target:
         try:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmablate.errors import UserError, unknown_name
 
@@ -70,15 +70,6 @@ def _listed(names: list[str], what: str) -> list[str]:
         return []
     rest = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return [f"  {len(names)} {what}: {', '.join(names[:SHOWN])}{rest}"]
-
-
-def copy_into(module: nn.Module, state: State, where: str) -> None:
-    """Strictly load a module, whatever the number format of either. Raises UserError as `check`, before any change."""
-    expected = module.state_dict()
-    check(state, expected, where)
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(state[name])
 
 
 def strip(state: State, prefix: str) -> dict[str, Tensor]:
