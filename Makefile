@@ -29,8 +29,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 sweep: $(INSTALLED) ## fetch pretrained parts and pictures, train, evaluate, test and report  (SWEEP="axis=…")
 	@$(BIN)/python -m vlmablate.sweep $(SWEEP)
 
-test: $(INSTALLED) lint ## lint and the fast tests
-	@$(BIN)/python -m pytest -m "not slow and not slurm and not long"
+test: $(INSTALLED) lint ## lint and the fast tests, on two cores
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not slurm and not long"
 
 test-slow: $(INSTALLED) ## whole sweeps, killed and resumed
 	@$(BIN)/python -m pytest -m "slow and not slurm"

@@ -20,6 +20,8 @@ from tests.training import tiny  # noqa: E402
 from tests.training.pairs import Pair  # noqa: E402
 from vlmablate.training import loop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 BF16: dict[str, Any] = {"precision": "bf16", "execution": {"save_every": 4}}
 NEAR = 1e-2
 """Of a loss of 2.6: bfloat16 keeps 8 bits (half a unit in the last place is 0.2 %), and the norms of a layer are

@@ -106,7 +106,7 @@ def test_each_stage_keeps_what_it_trained_and_finetuning_starts_from_the_aligned
 @pytest.mark.parametrize(
     "change",
     [
-        (),
+        pytest.param((), marks=pytest.mark.slow),
         pytest.param((TEXT,), marks=pytest.mark.slow),
         pytest.param((FULL_TOWERS, "stages=single"), marks=pytest.mark.slow),
         (FULL_TOWERS, TEXT, "stages=single"),

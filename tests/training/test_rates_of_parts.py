@@ -101,6 +101,7 @@ def test_a_finetuning_that_goes_on_keeps_the_rates_of_its_parts(world: World, tm
     assert moved(*states) == set()
 
 
+@pytest.mark.slow
 def test_a_part_of_a_part_has_its_own_factor_on_one_rank_and_on_two(pair: Pair, tmp_path: Path) -> None:
     """Inner parts come first, and shards keep the rate of their part, also after going on."""
     torch.set_num_threads(1)

@@ -31,6 +31,7 @@ MIXTURES = {
     "every part is of one kind": (2, 0.5, ()),
     "towers in the loop": (4, 0.75, LIVE),
 }
+QUICK = ("one rank has none but these", "every part is of one kind")
 ATOL = 1e-6
 
 
@@ -60,7 +61,11 @@ def test_the_mixtures_are_what_they_are_called() -> None:
     assert len(kinds(8, 0.25, 0, 1, 2)) == 4
 
 
-@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize(
+    "mixture",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in MIXTURES],
+    ids=list(MIXTURES),
+)
 def test_ranks_and_parts_of_a_batch_change_no_loss(
     world: World, pair: Pair, tmp_path: Path, mixture: str
 ) -> None:
