@@ -140,7 +140,7 @@ examples:
 
 def status(arguments: Sequence[str]) -> int:
     """``vlmablate status``."""
-    words, given = _read(arguments, STATUS, flags=("--json", "--watch"))
+    words, given = read_words(arguments, STATUS, flags=("--json", "--watch"))
     if len(words) > 1 or len(given) > 1:
         raise UserError(STATUS)
     from vlmablate.orchestration.status import Look, read_status, render, to_json
@@ -161,7 +161,7 @@ def status(arguments: Sequence[str]) -> int:
 
 def why(arguments: Sequence[str]) -> int:
     """``vlmablate why``."""
-    words, _ = _read(arguments, WHY, least=1, most=1)
+    words, _ = read_words(arguments, WHY, least=1, most=1)
     from vlmablate.orchestration.why import why as reasons
     from vlmablate.paths import home
 
@@ -171,7 +171,7 @@ def why(arguments: Sequence[str]) -> int:
 
 def tail(arguments: Sequence[str]) -> int:
     """``vlmablate tail``."""
-    words, given = _read(arguments, TAIL, flags=("-f",), values=("-n", "--rank"), least=1, most=1)
+    words, given = read_words(arguments, TAIL, flags=("-f",), values=("-n", "--rank"), least=1, most=1)
     from vlmablate.orchestration.tail import tail as show
     from vlmablate.paths import home
 
@@ -189,7 +189,7 @@ def tail(arguments: Sequence[str]) -> int:
 
 def cancel(arguments: Sequence[str]) -> int:
     """``vlmablate cancel``."""
-    words, given = _read(arguments, CANCEL, flags=("--force",), values=("--why",), least=1)
+    words, given = read_words(arguments, CANCEL, flags=("--force",), values=("--why",), least=1)
     from vlmablate.orchestration.cancel import cancel as take_back
     from vlmablate.paths import home
 
@@ -199,7 +199,7 @@ def cancel(arguments: Sequence[str]) -> int:
 
 def retry(arguments: Sequence[str]) -> int:
     """``vlmablate retry``."""
-    words, given = _read(arguments, RETRY, flags=("--run",), least=1)
+    words, given = read_words(arguments, RETRY, flags=("--run",), least=1)
     from vlmablate.orchestration.retry import go_on
     from vlmablate.orchestration.retry import retry as forgive
     from vlmablate.paths import home
@@ -219,7 +219,7 @@ def gc(arguments: Sequence[str]) -> int:
 
     listing = "\n".join(f"  {name:<14} {words}" for name, words in CATEGORIES.items())
     text = GC.format(categories=listing)
-    words, given = _read(arguments, text, flags=("--yes", "--dry-run"), values=("--older-than",))
+    words, given = read_words(arguments, text, flags=("--yes", "--dry-run"), values=("--older-than",))
     for word in words:
         if word not in CATEGORIES:
             raise unknown_name("kind of rubbish", word, CATEGORIES)
@@ -240,7 +240,7 @@ def gc(arguments: Sequence[str]) -> int:
 
 def reproduce(arguments: Sequence[str]) -> int:
     """``vlmablate reproduce``."""
-    words, given = _read(arguments, REPRODUCE, values=("--compare",), least=1, most=1)
+    words, given = read_words(arguments, REPRODUCE, values=("--compare",), least=1, most=1)
     from vlmablate.orchestration.reproduce import compare
     from vlmablate.orchestration.reproduce import reproduce as recipe
     from vlmablate.paths import home
@@ -260,7 +260,7 @@ def export(arguments: Sequence[str]) -> int:
     from vlmablate.paths import home
 
     text = EXPORT.format(layouts="\n".join(f"  {name:<14} {words}" for name, words in LAYOUTS.items()))
-    words, given = _read(arguments, text, values=("--layout", "--out", "--dtype"), least=1, most=1)
+    words, given = read_words(arguments, text, values=("--layout", "--out", "--dtype"), least=1, most=1)
     if "--layout" not in given or "--out" not in given:
         raise UserError(f"an export needs --layout and --out\n{text}")
     if given["--layout"] not in LAYOUTS:
@@ -278,7 +278,7 @@ class Help(Exception):  # noqa: N818
     """The help of a verb was asked for; its text is the message."""
 
 
-def _read(
+def read_words(
     arguments: Sequence[str],
     help_text: str,
     *,
