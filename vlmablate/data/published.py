@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from vlmablate.design.shares import read_mix, visits
 from vlmablate.errors import unknown_name
 
 
@@ -30,15 +32,21 @@ def sources() -> dict[str, Source]:
     return {name: Source(name, **facts) for name, facts in raw.items()}
 
 
-def mix_size(names: Sequence[str], language_only: bool = True) -> tuple[int, int]:
-    """(samples with a picture, samples of text alone) of a concatenation; without `language_only` the latter are left
-    out, as in the paper's runs without co-training (section 4.3).
+def mix_size(mix: Sequence[Any], language_only: bool = True) -> tuple[int, int]:
+    """(samples with a picture, samples of text alone) that an epoch of a mix shows; without `language_only` the latter
+    are left out, as in the paper's runs without co-training (section 4.3).
 
-    Raises UserError for an unknown source.
+    mix: as `design.shares.read_mix` takes it; a list of names is their concatenation. Of a source of which a part is
+    shown, that part is taken to be like the whole.
+
+    Raises UserError for an unknown source, or a share that is none.
     """
-    known = sources()
-    for name in names:
+    shares, known = read_mix(list(mix)), sources()
+    for name in shares:
         if name not in known:
             raise unknown_name("data source", name, known, "data.mix")
-    chosen = [known[name] for name in names]
-    return sum(s.pictures for s in chosen), sum(s.texts for s in chosen) if language_only else 0
+    texts = {name: known[name].texts if language_only else 0 for name in shares}
+    sizes = {name: known[name].pictures + texts[name] for name in shares}
+    shown = visits(shares, sizes)
+    text = sum(round(shown[name] * texts[name] / sizes[name]) for name in shares if sizes[name])
+    return sum(shown.values()) - text, text

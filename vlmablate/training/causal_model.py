@@ -33,7 +33,7 @@ from vlmablate.vlm.llms.unpacked import unpacked
 from vlmablate.vlm.multimodal import MultimodalModel
 from vlmablate.vlm.projectors import Projector, build_projector
 from vlmablate.vlm.prompts import Template, template_named
-from vlmablate.vlm.seen import LiveVision, blank_vision
+from vlmablate.vlm.seen import LiveVision, blank_vision, open_vision
 from vlmablate.vlm.tiling import ONE_SQUARE, TileLayout
 
 
@@ -170,7 +170,9 @@ def load_causal(folder: Path) -> CausalParts:
     """
     card: dict[str, Any] = files.read_json(folder / MODEL_CARD)
     language, tokenizer = open_language(card["llm"])
-    vision = blank_vision(card["vision"]) if "vision" in card else None
+    vision = None
+    if "vision" in card:  # towers that stayed frozen are read from where their weights are
+        vision = (blank_vision if "vision" in card["parts"] else open_vision)(card["vision"])
     model, tokens = assemble(card, language, vision, torch.Generator())
     read_parts(model, folder, card["parts"])
     return CausalParts(model.eval(), tokenizer, template_of(card["llm"]), card, tokens)

@@ -1,6 +1,8 @@
 """`align` and `finetune` of a model around a pretrained language model: dialogues about pictures, packed.
 
-A global batch is as many samples as the stage says. A sample is a picture with the turns of one visit, written in the
+`lessons` (embedded scenes) and `record_steps` (published records) say what is asked at a step; here it is trained.
+
+A global batch is as many samples as the stage says. A sample is a picture with the turns of a dialogue, written in the
 prompt template of the language model; where the picture stands is behind the first token (paper, section 2). How the
 samples are cut into rows and ranks is placement, and the loss of a batch is the same sum either way: `execution.pack`
 puts several into a row, without padding, and `execution.micro_batch` says how many.
@@ -8,9 +10,11 @@ puts several into a row, without padding, and `execution.micro_batch` says how m
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmablate.data import dialogue_text
-from vlmablate.data.lexicon import load_lexicon
-from vlmablate.data.mixtures import Mixture, source_questions
-from vlmablate.data.questions import Question
-from vlmablate.data.scenes_store import SceneStore, read_world
-from vlmablate.data.text_only import requests
 from vlmablate.errors import UserError
 from vlmablate.orchestration.context import StepContext
 from vlmablate.training import tuning
@@ -36,44 +34,76 @@ from vlmablate.training.causal_model import (
     template_of,
 )
 from vlmablate.training.dialogues import Dialogue, encode
+from vlmablate.training.lessons import Asked, Lessons, scene_lessons
 from vlmablate.training.loop import Batch, Recipe, placement, train
 from vlmablate.training.meters import peak_of
 from vlmablate.training.operations import picture_operations, sequence_operations
 from vlmablate.training.precision import precision_of
 from vlmablate.training.ranks import ranks_of
+from vlmablate.training.record_steps import record_lessons
 from vlmablate.training.sequences import Sequences, pack
-from vlmablate.training.sight import Sight, open_sight, tune_vision
-from vlmablate.training.visits import Visit, Visits
+from vlmablate.training.sight import tune_vision
 from vlmablate.vlm.features_step import check_precision
-from vlmablate.vlm.image import Frame
 from vlmablate.vlm.merge import IMAGE_MARK, Sample, expand
-from vlmablate.vlm.prompts import Template, Turn, template_named
+from vlmablate.vlm.prompts import Template, template_named
 from vlmablate.vlm.sizes import llm_shape
 
-Pair = tuple[str, str]
-"""What is asked and what is answered."""
-
 ALIGNMENT_TEMPLATE = "plain"
+CUT_FILE = "cut.jsonl"
+"""Of every step in which texts were longer than `longest`: how many samples lost how many tokens."""
 BATCHES_KEPT = 4
 """Laid-out batches that are remembered: those whose pictures are prepared ahead, and the one at work."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """The global batch of a step in rows, and how many tokens each of its samples lost."""
+
+    rows: Sequences
+    lost: Sequence[int]
 
 
 def train_causal(
     stage: str, config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
 ) -> dict[str, Any]:
-    """Train one stage and write the parts that it trained. Returns the payload of `loop.train`.
+    """Train one stage and write the parts that it trained. Returns the payload of `loop.train`, with the `mixture` that
+    was learnt from, and what was `cut` {samples, tokens} from texts that were too long.
 
     In alignment the projector learns to say what a picture shows, and the text is the caption alone. In finetuning the
-    turns are the questions of the scene, and what of the language model and the towers learns is in `stages.finetune`.
+    turns are the whole dialogue, and what of the language model and the towers learns is in `stages.finetune`.
 
     Raises:
-        UserError: for weights, features or settings that are wrong; see `causal_model`, `tuning` and `sight`.
+        UserError: for weights, data, features or settings that are wrong; see `causal_model`, `tuning`, `lessons` and
+            `record_steps`.
     """
-    precision = config["precision"]
-    check_precision(precision, str(context.execution.get("device") or "cpu"))
-    settings, seeds = config["stages"][stage], config["seed"]
-    store = SceneStore(deps["scenes"], "train")
-    sight = open_sight(config.get("live"), deps, store)
+    check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
+    with _lessons(stage, config, deps) as lessons:
+        return _train(stage, config, deps, out, context, lessons)
+
+
+@contextmanager
+def _lessons(stage: str, config: Mapping[str, Any], deps: Mapping[str, Path]) -> Iterator[Lessons]:
+    if config.get("records") is None:
+        yield scene_lessons(stage, config, deps)
+    else:
+        with record_lessons(stage, config) as lessons:
+            yield lessons
+
+
+def _train(
+    stage: str,
+    config: dict[str, Any],
+    deps: dict[str, Path],
+    out: Path,
+    context: StepContext,
+    lessons: Lessons,
+) -> dict[str, Any]:
+    precision, settings, seeds, sight = (
+        config["precision"],
+        config["stages"][stage],
+        config["seed"],
+        lessons.sight,
+    )
     language, tokenizer = open_language(config["llm"])
     card: dict[str, Any] = {
         "llm": config["llm"],
@@ -85,13 +115,13 @@ def train_causal(
     model, tokens = assemble(card, language, sight.vision, torch.Generator().manual_seed(int(seeds["init"])))
     if "init" in deps:
         read_parts(model, deps["init"], ["projector"])
+    seen_how = settings.get("vision", "frozen") if stage == "finetune" else "frozen"
     if sight.vision is not None:
-        tune_vision(sight.vision, settings["vision"])
+        tune_vision(sight.vision, seen_how)
         card["vision"] = sight.vision.live
     how = settings.get("language", "full") if stage == "finetune" else "frozen"
     tuning.apply(language, how, tuning.draws(int(seeds["init"])))
     tuning.master_weights(model, precision_of(precision).products)
-    visits = _visits(stage, settings, int(seeds["order"]), store, sight)
     template = template_named(ALIGNMENT_TEMPLATE) if stage == "align" else template_of(config["llm"])
     own_rate = settings.get("vision_learning_rate") if sight.vision is not None else None
     rates = {} if own_rate is None else {"vision": float(own_rate)}
@@ -100,17 +130,17 @@ def train_causal(
         micro, together = placement(context, "micro_batch", None), _together(context.execution)
 
         @lru_cache(maxsize=BATCHES_KEPT)
-        def sequences_at(step: int) -> Sequences:
-            samples = samples_of(visits.at(step), tokenizer, template, tokens)
-            return _rows(samples, tokens, ranks.size, micro, together)
+        def laid_at(step: int) -> Laid:
+            samples, lost = samples_of(lessons.at(step), tokenizer, template, tokens, lessons.longest)
+            return Laid(_rows(samples, tokens, ranks.size, micro, together), lost)
 
         def pictures_at(step: int) -> Sequence[Any]:
-            whole = sequences_at(step)
+            whole = laid_at(step).rows
             rows = len(whole.targets) // ranks.size
             return whole.rows(slice(ranks.rank * rows, (ranks.rank + 1) * rows)).pictures
 
         with sight.by_name(
-            pictures_at, visits.steps, ranks, int(context.execution.get("threads") or 1)
+            pictures_at, lessons.steps, ranks, int(context.execution.get("threads") or 1)
         ) as look_at:
             model.to(ranks.device)
             shape, each_picture = None, 0.0
@@ -121,7 +151,15 @@ def train_causal(
                 )
 
             def batch_at(step: int) -> Batch:
-                look, whole = look_at(step), sequences_at(step).to(ranks.device)
+                laid = laid_at(step)
+                if not laid.rows.target_count:
+                    raise UserError(
+                        f"no sample of step {step + 1} has an answer within {lessons.longest} tokens of text: raise "
+                        f"stages.{stage}.longest"
+                    )
+                look, whole = look_at(step), laid.rows.to(ranks.device)
+                if ranks.rank == 0:
+                    _note_cut(out / CUT_FILE, step, laid.lost)
 
                 def hidden(rows: slice) -> Tensor:
                     part = whole.rows(rows)
@@ -137,7 +175,7 @@ def train_causal(
                 model,
                 model.logits,
                 batch_at,
-                Recipe.read(settings, visits.steps),
+                Recipe.read(settings, lessons.steps),
                 out,
                 context,
                 precision,
@@ -145,25 +183,32 @@ def train_causal(
                 rates,
                 rows_at_once=1 if together else None,
             )
-        if stage == "finetune":
-            payload["mixture"] = visits.counts()
+        if lessons.counts:
+            payload["mixture"] = lessons.counts
+        if lessons.longest is not None:
+            payload["cut"] = _cut(out / CUT_FILE)
         parts = ["projector"]
         if how != "frozen":
             parts.append("language")
-        if sight.vision is not None:
+        if seen_how != "frozen":
             parts.append("vision")
         save_causal(model, card, parts, how, out, ranks)
     return payload
 
 
-def samples_of(visit: Visit[Pair], tokenizer: Any, template: Template, patches: int) -> list[Sample]:
-    """The rows of a step as token sequences; pictures are named by their number in the store."""
-    samples = []
-    for picture, pictured, pairs in zip(visit.pictures, visit.pictured, visit.segments, strict=True):
-        turns = [turn for asked, told in pairs for turn in (Turn("human", asked), Turn("gpt", told))]
-        dialogue = encode(tokenizer, template, turns, image="after_bos" if pictured else "none")
-        samples.append(sample_of(dialogue, [int(picture)] if pictured else [], patches))
-    return samples
+def samples_of(
+    asked: Sequence[Asked], tokenizer: Any, template: Template, patches: int, longest: int | None = None
+) -> tuple[list[Sample], list[int]]:
+    """The samples of a step as token sequences, and how many tokens of text beyond `longest` each lost."""
+    samples, lost = [], []
+    for turns, picture in asked:
+        dialogue = encode(tokenizer, template, turns, image="none" if picture is None else "after_bos")
+        whole = len(dialogue.tokens)
+        if longest is not None:
+            dialogue = replace(dialogue, tokens=dialogue.tokens[:longest], learnt=dialogue.learnt[:longest])
+        lost.append(whole - len(dialogue.tokens))
+        samples.append(sample_of(dialogue, [] if picture is None else [picture], patches))
+    return samples, lost
 
 
 def sample_of(dialogue: Dialogue, pictures: Sequence[Hashable], patches: int) -> Sample:
@@ -196,38 +241,25 @@ def _rows(samples: list[Sample], patches: int, ranks: int, micro: int | None, to
     return pack(samples, [*rows, *[[] for _ in range(-len(samples) % ranks)]], patches)
 
 
-def _visits(
-    stage: str, settings: Mapping[str, Any], seed: int, store: SceneStore, sight: Sight
-) -> Visits[Pair]:
-    """What is asked about every picture, as text."""
-    if list(store.ids) != list(sight.ids):
-        raise UserError("the features are not those of these scenes; delete the features step and run again")
-    mixture = Mixture.read(settings.get("mixture"))
-    base: list[list[Pair]] = []
-    sources: dict[str, list[list[Pair]]] = {source: [] for source in mixture.questions}
-    lexicon = load_lexicon(read_world(store.folder)[0])
-    for number, (scene, frame) in enumerate(zip(store.scenes, sight.frames, strict=True)):
-        if stage == "align":
-            caption = dialogue_text.caption(scene)
-            base.append([] if caption is None else [("", caption)])
-        else:
-            base.append(_pairs(store.questions[scene.id], frame))
-        for source, rows in sources.items():
-            rows.append(_pairs(source_questions(source, scene, number, lexicon), frame))
-    told = requests("train") if mixture.text_only else []
-    text = [(dialogue_text.sentence(request.text), request.proper) for request in told]
-    return Visits(
-        base,
-        sources,
-        text,
-        mixture,
-        epochs=settings["epochs"],
-        batch=int(settings["batch_scenes"]),
-        questions=int(settings.get("questions_per_visit", 1)),
-        seed=seed,
-    )
+def _note_cut(path: Path, step: int, lost: Sequence[int]) -> None:
+    """Add what a step lost to the file; a step that is done again after a resume says the same again."""
+    samples = sum(count > 0 for count in lost)
+    if samples:
+        with open(path, "a", encoding="utf-8") as file:
+            # The line break comes first: what a kill left of a line must not swallow the next.
+            file.write("\n" + json.dumps({"step": step, "samples": samples, "tokens": sum(lost)}))
 
 
-def _pairs(questions: Iterable[Question], frame: Frame) -> list[Pair]:
-    told = ((dialogue_text.asked(question), dialogue_text.told(question, frame)) for question in questions)
-    return [(asked, answer) for asked, answer in told if answer is not None]
+def _cut(path: Path) -> dict[str, int]:
+    """{samples, tokens} that were lost in all steps."""
+    steps: dict[int, tuple[int, int]] = {}
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+            steps[row["step"]] = row["samples"], row["tokens"]
+        except (ValueError, KeyError, TypeError):
+            continue  # empty, or torn by a kill, and then its step was done again
+    return {
+        "samples": sum(samples for samples, _ in steps.values()),
+        "tokens": sum(tokens for _, tokens in steps.values()),
+    }

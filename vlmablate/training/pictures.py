@@ -8,11 +8,12 @@ them and however they overtake each other.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -71,17 +72,55 @@ class SquarePictures:
         )
 
 
+class FolderPictures:
+    """Pictures in files of the user's, named by their paths, as the squares that towers take."""
+
+    def __init__(self, resize: str, squares: Sequence[tuple[int, Colour]]) -> None:
+        """squares: side in pixels and fill colour of each tower's square. Raises UserError for an unknown transform."""
+        self._squares, self._transform = squares, transform_named(resize)
+
+    def at(self, path: str | Path) -> list[np.ndarray]:
+        """The squares of one picture, uint8 [S, S, 3] each. Any thread may ask. Raises as `read_picture` does."""
+        picture = read_picture(path)
+        return [np.asarray(self._transform(picture, size, fill)[0]) for size, fill in self._squares]
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """A picture in a file, decoded, in colours.
+
+    Raises:
+        UserError: for a picture that is missing or damaged; it names the file.
+        OSError: when the disk fails.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"the picture {path} is missing: put it where the data set's folder has it (`vlmablate data verify` lists "
+            "all that are missing or damaged)"
+        ) from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(
+            f"the picture {path} cannot be read ({error}): get it anew (`vlmablate data verify` lists all that are "
+            "missing or damaged)"
+        ) from error
+
+
 class PictureStream:
     """The pictures of training steps, prepared by threads a few steps ahead. Close it, or use it in a ``with``."""
 
     def __init__(
         self,
-        load: Callable[[int], Sequence[np.ndarray]],
-        rows_at: Callable[[int], Sequence[int] | np.ndarray],
+        load: Callable[[Any], Sequence[np.ndarray]],
+        rows_at: Callable[[int], Sequence[Hashable] | np.ndarray],
         steps: int,
         threads: int = 1,
     ) -> None:
-        """load(row) gives the squares of a picture; rows_at(step), for 0 <= step < steps, the pictures of a step."""
+        """load(row) gives the squares of a picture; rows_at(step), for 0 <= step < steps, the pictures of a step: their
+        numbers, or whatever `load` knows them by."""
         self._load, self._rows_at, self._steps = load, rows_at, steps
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
         self._waiting: dict[int, list[Future[Sequence[np.ndarray]]]] = {}
@@ -97,7 +136,9 @@ class PictureStream:
                 future.cancel()
         for near in wanted:
             if near not in self._waiting:
-                self._waiting[near] = [self._pool.submit(self._load, int(row)) for row in self._rows_at(near)]
+                rows = self._rows_at(near)
+                names = rows.tolist() if isinstance(rows, np.ndarray) else rows
+                self._waiting[near] = [self._pool.submit(self._load, name) for name in names]
         pictures = [future.result() for future in self._waiting.pop(step)]
         return [torch.from_numpy(np.stack(squares)) for squares in zip(*pictures, strict=True)]
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vlmablate.data.scenes_store import SceneStore
 from vlmablate.errors import UserError
 from vlmablate.training import tuning
 from vlmablate.training.loop import pieces
-from vlmablate.training.pictures import PictureStream, SquarePictures
+from vlmablate.training.pictures import FolderPictures, PictureStream, SquarePictures
 from vlmablate.training.ranks import Ranks
 from vlmablate.vlm.image import Frame
 from vlmablate.vlm.model import FusedFeatures, feature_folders
@@ -26,7 +27,7 @@ Look = Callable[[slice], Tensor | list[Tensor]]
 """Some rows of a batch -> what `VisionLanguageModel.see` takes for them."""
 
 LookUp = Callable[[Sequence[Any]], Tensor | list[Tensor]]
-"""The same for pictures named by their numbers."""
+"""The same for pictures by name."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Sight:
     """The training pictures of a stage.
 
     Attributes:
-        ids, frames: of every picture, in order.
+        ids, frames: of every picture, in order; none of pictures in folders, which are too many to look at first.
         cells, channels: of the features, wherever they come from.
         tiles: how each picture is cut.
         vision: the towers in the loop, still frozen; None when features come from disk.
@@ -46,7 +47,7 @@ class Sight:
     channels: int
     tiles: TileLayout
     vision: LiveVision | None
-    _source: FusedFeatures | SquarePictures
+    _source: FusedFeatures | SquarePictures | FolderPictures
 
     @property
     def side(self) -> int:
@@ -87,9 +88,10 @@ class Sight:
 
     @contextmanager
     def by_name(
-        self, pictures_at: Callable[[int], Sequence[int]], steps: int, ranks: Ranks, threads: int
+        self, pictures_at: Callable[[int], Sequence[Hashable]], steps: int, ranks: Ranks, threads: int
     ) -> Iterator[Callable[[int], LookUp]]:
-        """As `stream`, for batches whose rows hold several pictures: a look is at pictures by their numbers.
+        """As `stream`, for batches whose rows hold several pictures: a look is at pictures by their numbers, or by the
+        paths of files.
 
         pictures_at(step) gives those of this rank's rows; a look at another raises KeyError.
         """
@@ -98,16 +100,16 @@ class Sight:
             yield lambda step: lambda names: source.batch(np.asarray(names, np.int64)).to(ranks.device)
             return
 
-        def prepared(step: int) -> Sequence[int]:
-            return pictures_at(step) or [0]  # a stream of nothing would not know the size of its squares
+        assert self.vision is not None
+        nothing = [torch.empty(0, side, side, 3, dtype=torch.uint8) for side, _ in self.vision.squares()]
 
-        with PictureStream(source.at, prepared, steps, threads) as pictures:
+        with PictureStream(source.at, pictures_at, steps, threads) as pictures:
 
             def look_at(step: int) -> LookUp:
-                places = {name: place for place, name in enumerate(prepared(step))}
-                squares = [tensor.to(ranks.device) for tensor in pictures.at(step)]
+                places = {name: place for place, name in enumerate(pictures_at(step))}
+                squares = [tensor.to(ranks.device) for tensor in pictures.at(step) or nothing]
 
-                def look(names: Sequence[int]) -> list[Tensor]:
+                def look(names: Sequence[Hashable]) -> list[Tensor]:
                     chosen = [places[name] for name in names]
                     return [tensor[chosen] for tensor in squares]
 
@@ -129,6 +131,13 @@ def open_sight(live: Mapping[str, Any] | None, deps: Mapping[str, Path], store: 
     vision = open_vision(live)
     pictures = SquarePictures(store, live["image"]["resize"], vision.squares())
     return Sight(pictures.ids, pictures.frames, vision.cells, vision.channels, ONE_SQUARE, vision, pictures)
+
+
+def open_folder_sight(live: Mapping[str, Any]) -> Sight:
+    """The sight of pictures that lie in files, through live towers. Raises UserError for damaged weights."""
+    vision = open_vision(live)
+    pictures = FolderPictures(live["image"]["resize"], vision.squares())
+    return Sight((), (), vision.cells, vision.channels, ONE_SQUARE, vision, pictures)
 
 
 def tune_vision(vision: LiveVision, how: tuning.How) -> None:
