@@ -1,4 +1,5 @@
-"""The step `scenes`: composes pictures, annotations and questions of both splits, and a contact sheet.
+"""The step `scenes`: composes pictures, annotations and questions of both splits, a contact sheet, and a table that
+says whether a picture came out the same in both.
 
 Config: `data` (conf/data/*.yaml), `assets` {asset set: digest}. No dependency.
 """
@@ -17,6 +18,9 @@ from vlmablate import files
 from vlmablate.data import assets
 from vlmablate.data.layout import Scene, sample_scene
 from vlmablate.data.lexicon import DRAWN, Lexicon, load_lexicon
+from vlmablate.data.overlap_scenes import scene_rows
+from vlmablate.data.overlap_table import FILE, write_table
+from vlmablate.data.picture_hash import thumbnail
 from vlmablate.data.pictures import Art, compose, contact_sheet, load_art
 from vlmablate.data.questions import (
     BENCHMARKS,
@@ -57,17 +61,21 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
         "evaluation": evaluation_questions(scenes["evaluation"], lexicon, popular, seed),
     }
     done, total = 0, sum(counts.values())
+    small: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
 
     def pictures(split: str) -> Iterator[tuple[str, Image.Image]]:
         nonlocal done
         for scene in scenes[split]:
             context.check_stop()
-            yield scene.id, compose(scene, art)
+            picture = compose(scene, art)
+            small[split][scene.id] = thumbnail(picture)
+            yield scene.id, picture
             done += 1
             context.progress(done, total)
 
     for split in SPLITS:
         write_split(out, split, scenes[split], questions[split], pictures(split))
+    write_table(scene_rows(small["train"], small["evaluation"], questions["evaluation"]), out / FILE)
     files.write_json(out / WORLD_FILE, {"source": lexicon.source, "shapes": art.shapes})
     with files.write_with(out / "contact_sheet.png") as target:
         _sheet(scenes["evaluation"], questions["evaluation"], art).save(target, "PNG")

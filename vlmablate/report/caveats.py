@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vlmablate.data.overlap_table import Row
 from vlmablate.report.collect import Collected
 from vlmablate.report.declared import late_changes
 from vlmablate.report.formatting import listing, p_value, plural, points, title
 from vlmablate.report.notes import duplicate_sentences
+from vlmablate.report.overlap import overlap_caveats
 from vlmablate.report.records import records
 from vlmablate.report.study import Study
 from vlmablate.stats.families import PRIMARY
@@ -17,12 +19,15 @@ from vlmablate.stats.settings import Settings
 from vlmablate.stats.table import Analysis
 
 
-def caveats(study: Study, collected: Collected, analysis: Analysis) -> list[str]:
-    """All caveats, most consequential first: missing runs, late declarations, signal, seeds, repeated
-    questions, mixed conditions, shared parts, the axis's."""
+def caveats(study: Study, collected: Collected, analysis: Analysis, shared: list[Row] | None) -> list[str]:
+    """All caveats, most consequential first: missing runs, late declarations, pictures that were trained on, signal,
+    seeds, repeated questions, mixed conditions, shared parts, the axis's.
+
+    shared: as `overlap.shared_pictures` gives them."""
     found = [
         *_missing(collected),
         *late_changes(study),
+        *overlap_caveats(shared),
         *analysis_caveats(analysis),
         *_mixed(study),
         *_shared(study),
