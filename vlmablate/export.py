@@ -77,7 +77,7 @@ def export(folder: Path, layout: str, out: Path, dtype: str) -> None:
     from vlmablate.vlm.exports.folders import absent
 
     absent(out)  # before minutes of loading
-    seen = _seen(folder)
+    seen = seen_of(folder)
     parts = load_causal(folder)
     # Frozen towers belong to a whole folder of transformers, and to no checkpoint of Prismatic.
     frozen = seen.get("live") if layout == "llava_hf" else None
@@ -127,7 +127,7 @@ def _mm_projector(parts: CausalParts, out: Path, dtype: str, card: Mapping[str, 
     write_mm_projector(out, parts.model.projector, dtype)
 
 
-def _seen(folder: Path) -> dict[str, Any]:
+def seen_of(folder: Path) -> dict[str, Any]:
     """Frozen towers and the transform of their pictures, as the steps say whose features the model was trained on.
 
     Nothing for a folder that was taken out of its results folder.

@@ -9,7 +9,8 @@ from PIL import Image
 from vlmablate.data.dialogue_text import asked, box_text, caption, read_answer, read_box, sentence, told
 from vlmablate.data.layout import Scene, Thing
 from vlmablate.data.questions import Question
-from vlmablate.evaluation.benchmarks import benchmark_named
+from vlmablate.evaluation.benchmarks import benchmark_named, example_of
+from vlmablate.evaluation.protocol import Answer
 from vlmablate.vlm.image import Frame, transform_named
 
 
@@ -119,13 +120,15 @@ def test_the_answer_that_is_taught_scores_in_every_benchmark(transform: str) -> 
         answer = told(taught, frame)
         assert answer is not None
         benchmark = benchmark_named(taught.benchmark)
-        assert benchmark.score(taught, read_answer(f" {answer}.\n"), frame).score == 1.0
-        assert benchmark.score(taught, read_answer("[0.90, 0.90, 0.99, 0.99]"), frame).score == 0.0
+        example = example_of(taught)
+        right, wrong = Answer(read_answer(f" {answer}.\n")), Answer(read_answer("[0.90, 0.90, 0.99, 0.99]"))
+        assert benchmark.score(example, right, frame).score == 1.0
+        assert benchmark.score(example, wrong, frame).score == 0.0
 
 
 def test_a_written_box_is_scored_in_pixels_of_the_picture() -> None:
     where = question("where is zebra?", "", (0, 0, 100, 100))
     verdict = benchmark_named("localisation").score(
-        where, "[0.00, 0.25, 0.50, 0.75]", frame_of("letterbox", 200, 100)
+        example_of(where), Answer("[0.00, 0.25, 0.50, 0.75]"), frame_of("letterbox", 200, 100)
     )
     assert (verdict.score, verdict.prediction) == (1.0, "0.0 0.0 100.0 100.0")

@@ -20,7 +20,8 @@ from vlmablate.data.text_only import (
     requests,
 )
 from vlmablate.data.vocabulary import BINS, TASK_WORDS, build_vocabulary
-from vlmablate.evaluation.benchmarks import benchmark_named
+from vlmablate.evaluation.benchmarks import benchmark_named, example_of
+from vlmablate.evaluation.protocol import Answer
 
 
 def pairs(split: str) -> set[str]:
@@ -74,10 +75,11 @@ def test_the_benchmark_asks_the_held_out_pairs_in_clusters_and_refusing_always_i
     assert len({q.example_id for q in asked}) == len(asked) == 240
     assert set(Counter(q.scene for q in asked).values()) == {len(OPENINGS)}
     assert len({q.scene for q in asked}) == 48
-    assert benchmark.majority(asked) == 0.5
+    examples = [example_of(question) for question in asked]
+    assert benchmark.majority(examples) == 0.5
     assert {len(q.answer.split()) for q in asked} == {benchmark.answer_tokens}
-    assert [benchmark.score(q, q.answer, None).score for q in asked] == [1.0] * len(asked)
-    assert {benchmark.score(q, "use hook", None).score for q in asked} == {0.0}
+    assert [benchmark.score(e, Answer(e.answers[0]), None).score for e in examples] == [1.0] * len(asked)
+    assert {benchmark.score(e, Answer("use hook"), None).score for e in examples} == {0.0}
 
 
 @pytest.mark.parametrize("source", [DRAWN, "tuxpaint_stamps", "openmoji"])

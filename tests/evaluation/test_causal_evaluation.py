@@ -17,10 +17,13 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tests.training.vision_world import World, work  # noqa: E402
-from vlmablate.data.dialogue_text import asked, told  # noqa: E402
-from vlmablate.data.questions import Question  # noqa: E402
+from vlmablate.data.dialogue_text import asked, box_text, read_answer  # noqa: E402
+from vlmablate.data.questions import VISIBLE_SHARE, Question  # noqa: E402
 from vlmablate.errors import UserError  # noqa: E402
-from vlmablate.evaluation import causal  # noqa: E402
+from vlmablate.evaluation import causal
+from vlmablate.evaluation.benchmarks import benchmark_named, example_of  # noqa: E402
+from vlmablate.evaluation.choices import stops  # noqa: E402
+from vlmablate.evaluation.protocol import Benchmark, Example  # noqa: E402
 from vlmablate.evaluation.scores import COLUMNS, EXAMPLES_FILE  # noqa: E402
 from vlmablate.training.causal_model import CausalParts, load_causal  # noqa: E402
 from vlmablate.training.causal_steps import sample_of  # noqa: E402
@@ -52,7 +55,7 @@ def evaluate(
     return payload, table
 
 
-def let_answer(answer: Callable[[Question, Frame | None], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def let_answer(answer: Callable[[Example, Frame | None], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the model write that instead; it gets the frame of the picture."""
     known: dict[str, Any] = {}
     texts: dict[int, str] = {}
@@ -62,10 +65,10 @@ def let_answer(answer: Callable[[Question, Frame | None], str], monkeypatch: pyt
         known["seen"] = look_at(*arguments)
         return known["seen"]
 
-    def noted(question: Question, parts: CausalParts, *, pictured: bool) -> Sample:
-        sample = ask(question, parts, pictured=pictured)
+    def noted(example: Example, benchmark: Benchmark, parts: CausalParts) -> Sample:
+        sample = ask(example, benchmark, parts)
         frames = dict(zip(known["seen"].ids, known["seen"].frames, strict=True))
-        texts[id(sample)] = answer(question, frames.get(question.scene))
+        texts[id(sample)] = answer(example, frames.get(example.picture))
         known["tokenizer"] = parts.tokenizer
         return sample
 
@@ -104,10 +107,13 @@ def test_a_general_model_is_evaluated_on_the_examples_of_the_small_one(world: Wo
 def test_the_answers_that_are_taught_score_in_full_and_others_nothing(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def right(question: Question, frame: Frame | None) -> str:
-        answer = told(question, frame)  # type: ignore[arg-type]
-        assert answer is not None
-        return f" {answer}."
+    def right(example: Example, frame: Frame | None) -> str:
+        if example.box is None:
+            return f" {example.answers[0]}."
+        assert frame is not None
+        box = frame.visible(example.box, VISIBLE_SHARE)
+        assert box is not None
+        return f" {box_text(box)}."
 
     with monkeypatch.context() as patch:
         let_answer(right, patch)
@@ -115,7 +121,7 @@ def test_the_answers_that_are_taught_score_in_full_and_others_nothing(
     assert [summary["mean"] for summary in payload["benchmarks"].values()] == [1.0] * 7
     assert set(table["score"]) == {1.0}
     with monkeypatch.context() as patch:
-        let_answer(lambda question, frame: "[0.00, 0.00, 0.01, 0.01]", patch)
+        let_answer(lambda example, frame: "[0.00, 0.00, 0.01, 0.01]", patch)
         _, table = evaluate(world, tmp_path / "wrong")
     assert set(table["score"]) == {0.0}
 
@@ -127,8 +133,9 @@ def test_a_prompt_is_what_training_shows_in_front_of_an_answer(
 ) -> None:
     parts = load_causal(world.done(world.plan(*LLAMA), "finetune"))
     parts = replace(parts, template=template_named(template))
-    question = Question("e", "scene-1", "existence", "positive", "is there a zebra?", "yes")
-    prompt = causal.prompt_of(question, parts, pictured=pictured)
+    name = "existence" if pictured else "refusal"
+    question = Question("e", "scene-1", name, "positive", "is there a zebra?", "yes")
+    prompt = causal.prompt_of(example_of(question), benchmark_named(name), parts)
     turns = [Turn("human", asked(question)), Turn("gpt", question.answer)]
     dialogue = encode(parts.tokenizer, parts.template, turns, image="after_bos" if pictured else "none")
     taught = sample_of(dialogue, ["scene-1"] if pictured else [], parts.tokens)
@@ -140,16 +147,16 @@ def test_a_prompt_is_what_training_shows_in_front_of_an_answer(
     assert (prompt.slots != TEXT).sum() == (parts.tokens if pictured else 0)
     # Given the taught tokens, the end is found and the answer is read.
     written = taught.tokens[length:].tolist()
-    ends = [i for i, token in enumerate(written) if token in causal.stops(parts)]
+    ends = [i for i, token in enumerate(written) if token in stops(parts.tokenizer, parts.template)]
     assert ends[:1] == [len(written) - 1]
-    assert causal.read(parts, written[:-1]) == "yes"
+    assert read_answer(causal.read(parts, written[:-1])) == "yes"
 
 
 def test_a_template_without_an_end_is_told(world: World) -> None:
     parts = load_causal(world.done(world.plan(*LLAMA), "finetune"))
     parts.tokenizer.eos_token = None
     with pytest.raises(UserError, match="nothing ends an answer"):
-        causal.stops(parts)
+        stops(parts.tokenizer, parts.template)
 
 
 def test_an_evaluation_stops_when_it_should(world: World, tmp_path: Path) -> None:
@@ -170,3 +177,30 @@ def test_a_benchmark_without_questions_is_told_before_any_weights_are_read(
     monkeypatch.setattr(causal, "load_causal", None)
     with pytest.raises(UserError, match="benchmark"):
         evaluate(world, tmp_path, "benchmark.names=[pope]")
+
+
+BEHAVIOUR = "benchmark.names=[existence,captioning,negative_instructions,safety_probes]"
+
+
+def test_what_goes_beyond_accuracy_is_asked_beside_the_benchmarks_and_changes_none(
+    world: World, tmp_path: Path
+) -> None:
+    payload, table = evaluate(world, tmp_path / "all", BEHAVIOUR)
+    metrics = set(zip(table["benchmark"], table["metric"], strict=True))
+    for name, summary in payload["benchmarks"].items():
+        further = set(summary.get("further", {}))
+        assert {metric for benchmark, metric in metrics if benchmark == name} == {summary["metric"], *further}
+        assert bool(further) == (name != "existence")
+    assert len(set(zip(table["metric"], table["example_id"], strict=True))) == len(table["score"])
+    alone, _ = evaluate(world, tmp_path / "alone", "benchmark.names=[existence]")
+    assert payload["benchmarks"]["existence"] == alone["benchmarks"]["existence"]
+
+
+def test_a_small_language_model_is_asked_in_its_own_words_only(world: World, tmp_path: Path) -> None:
+    names = "benchmark.names=[captioning,negative_instructions]"
+    job = world.job(world.plan("llm=small_text", names), "evaluate")
+    payload = work(out=str(tmp_path), **job)
+    assert all(summary["n"] > 0 for summary in payload["benchmarks"].values())
+    job = world.job(world.plan("llm=small_text", "benchmark.names=[safety_probes]"), "evaluate")
+    with pytest.raises(UserError, match="asks in natural language"):
+        work(out=str(tmp_path / "natural"), **job)

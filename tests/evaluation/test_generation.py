@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmablate.evaluation import generation
-from vlmablate.evaluation.generation import batches, generate, tree_of
+from vlmablate.evaluation.generation import Asked, Tree, batches, generate, tree_of
 from vlmablate.training.precision import computing
 from vlmablate.vlm.llms.cached import TRUNK, Reading
 from vlmablate.vlm.llms.load import load_llm
@@ -75,6 +75,11 @@ def asked(layout: str = "after_bos") -> list[list[Sample]]:
     ]
 
 
+def row_of(prompts: Sequence[Sample], limit: int = LIMIT) -> Tree:
+    """Questions whose answers are written."""
+    return tree_of([Asked(sample, limit) for sample in prompts])
+
+
 def look_at(features: Tensor) -> generation.Callable[[Sequence[Hashable]], Tensor]:
     return lambda names: features[[int(str(name)) for name in names]]
 
@@ -118,7 +123,7 @@ def test_answers_are_those_of_each_question_alone(
     lengths = [len(answer) for group in answers for answer in group]
     assert len(set(lengths)) > 1, "the questions should end at different times"
     # One batch: scores come in the order of its rows.
-    [order] = batches([tree_of(group).grown(LIMIT) for group in groups], generation.CELLS_AT_ONCE)
+    [order] = batches([row_of(group).grown for group in groups], generation.CELLS_AT_ONCE)
     flat = [scores for index in order for _, scores in expected[index]]
     assert len(read) == max(map(len, flat)) - any(length == LIMIT for length in lengths)
     for step, scores in enumerate(read):
@@ -149,11 +154,11 @@ def test_a_window_is_felt(features: Tensor) -> None:
 
 def test_the_trunk_is_all_that_questions_have_in_common() -> None:
     rng = np.random.default_rng(0)
-    tree = tree_of([prompt(rng, n, 1, "after_bos") for n in (3, 1, 4)])
+    tree = row_of([prompt(rng, n, 1, "after_bos") for n in (3, 1, 4)], 10)
     trunk = 1 + PATCHES + 2
     assert (tree.branches == TRUNK).sum() == trunk
     assert len(tree) == trunk + 3 + 1 + 4
-    assert tree.grown(10) == len(tree) + 3 * 10
+    assert tree.grown == len(tree) + 3 * 10
     assert tree.ends.tolist() == [trunk + 2, trunk + 3, trunk + 7]
     starts = tree.positions[trunk:].tolist()
     assert starts == [*range(trunk, trunk + 3), trunk, *range(trunk, trunk + 4)]
@@ -161,7 +166,7 @@ def test_the_trunk_is_all_that_questions_have_in_common() -> None:
 
 def test_equal_questions_keep_a_last_token_each(features: Tensor) -> None:
     sample = prompt(np.random.default_rng(0), 4, 1, "after_bos")
-    tree = tree_of([sample, sample])
+    tree = row_of([sample, sample])
     assert len(tree) == len(sample) + 1
     model = model_of("test_llama")
     found = alone(model, features, sample)[0]
@@ -171,7 +176,7 @@ def test_equal_questions_keep_a_last_token_each(features: Tensor) -> None:
 def test_questions_about_different_pictures_are_no_group() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="same pictures"):
-        tree_of([prompt(rng, 3, 1, "after_bos"), prompt(rng, 3, 2, "after_bos")])
+        row_of([prompt(rng, 3, 1, "after_bos"), prompt(rng, 3, 2, "after_bos")])
 
 
 def test_batches_hold_what_fits_with_padding_and_at_least_one_row() -> None:

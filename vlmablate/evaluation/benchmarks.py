@@ -1,107 +1,98 @@
 """The benchmarks of the embedded data: how an answer is read and scored. One row each.
 
 The questions themselves come from `data.questions`; what they mirror in the paper is in the table there. Those of
-`refusal`, which has no pictures, come from `data.text_only`.
+`refusal`, which has no pictures, come from `data.text_only`. What goes beyond accuracy is in `evaluation.behaviour`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
-from vlmablate.data.dialogue_text import read_box
+from vlmablate.data.dialogue_text import read_box, sentence
+from vlmablate.data.lexicon import load_lexicon
 from vlmablate.data.questions import Question
-from vlmablate.data.text_only import REFUSAL, REFUSED
+from vlmablate.data.scenes_store import SceneStore, read_world
+from vlmablate.data.text_only import REFUSAL, REFUSED, refusal_questions
 from vlmablate.data.vocabulary import parse_box
-from vlmablate.errors import unknown_name
-from vlmablate.vlm.image import Box, Frame
+from vlmablate.errors import UserError, unknown_name
+from vlmablate.evaluation import behaviour
+from vlmablate.evaluation.majority import majority_answer, majority_box
+from vlmablate.evaluation.protocol import Answer, Benchmark, Example, Verdict
+from vlmablate.evaluation.scorers import box_iou
+from vlmablate.vlm.image import Frame
 
 IOU_THRESHOLD = 0.5
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """score in [0, 1]; prediction and target as text, in the terms in which they were compared."""
-
-    score: float
-    prediction: str
-    target: str
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """answer_tokens: how many words are decoded; score(question, decoded words, frame) -> Verdict;
-    majority(questions) -> the score in [0, 1] of the best constant answer. pictured: False for questions that are
-    asked without a picture, and scored without a frame."""
-
-    name: str
-    metric: str
-    answer_tokens: int
-    score: Callable[[Question, str, Frame | None], Verdict]
-    majority: Callable[[Sequence[Question]], float]
-    pictured: bool = True
+def example_of(question: Question) -> Example:
+    """A question about a scene, or one without a picture, as an example; the scene, or the pair of act and thing of a
+    request, is the cluster."""
+    return Example(
+        benchmark=question.benchmark,
+        split=question.subset,
+        example_id=question.example_id,
+        cluster_id=question.scene,
+        picture=None if question.benchmark == REFUSAL else question.scene,
+        question=question.text,
+        answers=(question.answer,) if question.answer else (),
+        box=question.box,
+    )
 
 
-def exact_match(question: Question, answer: str, frame: Frame | None) -> Verdict:
+def exact_match(example: Example, answer: Answer, frame: Frame | None) -> Verdict:
     """1 if the decoded words are the answer. The frame is unused."""
-    return Verdict(float(answer == question.answer), answer, question.answer)
+    target = example.answers[0]
+    return Verdict(float(answer.text == target), answer.text, target)
 
 
-def majority_answer(questions: Sequence[Question]) -> float:
-    """Share of the most frequent answer."""
-    answers = Counter(question.answer for question in questions)
-    return max(answers.values()) / len(questions)
-
-
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1) with continuous edges; 0 for an empty union."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0
-
-
-def box_match(question: Question, answer: str, frame: Frame | None) -> Verdict:
+def box_match(example: Example, answer: Answer, frame: Frame | None) -> Verdict:
     """1 if IoU >= 0.5 in pixels of the original picture (RefCOCO's Acc@0.5).
 
     The decoded box is in shares of the model's square, as four bins or as four numbers in brackets (see
     `data.vocabulary` and `data.dialogue_text`); the inverse of the image transform brings it back, clipped to
     the picture. An object that a crop removed is an honest miss.
     """
-    assert question.box is not None
+    assert example.box is not None
     assert frame is not None
-    target = _pixels(question.box)
-    predicted = parse_box(answer) or read_box(answer)
+    target = _pixels(example.box)
+    predicted = parse_box(answer.text) or read_box(answer.text)
     if predicted is None:
-        return Verdict(0.0, answer, target)
+        return Verdict(0.0, answer.text, target)
     x0, y0, x1, y1 = (share * frame.size for share in predicted)
     box = frame.to_original((x0, y0, x1, y1))
-    return Verdict(float(box_iou(box, question.box) >= IOU_THRESHOLD), _pixels(box), target)
-
-
-def majority_box(questions: Sequence[Question]) -> float:
-    """Score of the best constant box among the targets themselves, compared in pixels (an upper bound on guessing)."""
-    boxes = [question.box for question in questions if question.box is not None]
-    candidates = boxes[:: max(1, len(boxes) // 100)]
-    return max(sum(box_iou(c, box) >= IOU_THRESHOLD for box in boxes) for c in candidates) / len(boxes)
+    return Verdict(float(box_iou(box, example.box) >= IOU_THRESHOLD), _pixels(box), target)
 
 
 def _pixels(box: Sequence[float]) -> str:
     return " ".join(f"{value:.1f}" for value in box)
 
 
+def _benchmark(
+    name: str,
+    words: int = 1,
+    metric: str = "exact_match",
+    score: Callable[[Example, Answer, Frame | None], Verdict] = exact_match,
+    majority: Callable[[Sequence[Example]], float] = majority_answer,
+    pictured: bool = True,
+) -> Benchmark:
+    def prompt(example: Example) -> str:
+        return sentence(example.question)
+
+    return Benchmark(name, metric, words, score, majority, prompt, pictured=pictured)
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("open_vqa", "exact_match", 1, exact_match, majority_answer),
-        Benchmark("existence", "exact_match", 1, exact_match, majority_answer),
-        Benchmark("counting", "exact_match", 1, exact_match, majority_answer),
-        Benchmark("spatial", "exact_match", 1, exact_match, majority_answer),
-        Benchmark("localisation", "acc@0.5", 4, box_match, majority_box),
-        Benchmark("text_reading", "exact_match", 1, exact_match, majority_answer),
-        Benchmark(REFUSAL, "exact_match", len(REFUSED.split()), exact_match, majority_answer, pictured=False),
+        _benchmark("open_vqa"),
+        _benchmark("existence"),
+        _benchmark("counting"),
+        _benchmark("spatial"),
+        _benchmark("localisation", 4, "acc@0.5", box_match, partial(majority_box, threshold=IOU_THRESHOLD)),
+        _benchmark("text_reading"),
+        _benchmark(REFUSAL, len(REFUSED.split()), pictured=False),
+        *behaviour.EMBEDDED.values(),
     )
 }
 
@@ -111,3 +102,25 @@ def benchmark_named(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         raise unknown_name("benchmark", name, BENCHMARKS, "benchmark.names")
     return BENCHMARKS[name]
+
+
+def examples_of(store: SceneStore, benchmark: Benchmark) -> list[Example]:
+    """What a benchmark asks about these scenes. Raises UserError where that is nothing."""
+    if benchmark.name in behaviour.EMBEDDED:
+        lexicon = load_lexicon(read_world(store.folder)[0])
+        asked = behaviour.embedded_examples(benchmark.name, store.scenes, lexicon)
+    elif benchmark.name == REFUSAL:
+        asked = [example_of(question) for question in refusal_questions()]
+    else:
+        asked = [
+            example_of(question)
+            for questions in store.questions.values()
+            for question in questions
+            if question.benchmark == benchmark.name
+        ]
+    if not asked:
+        raise UserError(
+            f"benchmark {benchmark.name} has no question in these scenes; raise data.evaluation_scenes or leave it out "
+            "of benchmark.names"
+        )
+    return asked

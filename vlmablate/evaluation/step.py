@@ -1,7 +1,9 @@
-"""The step `evaluate`: every benchmark of one trained model, scored per example.
+"""The step `evaluate`: every benchmark of one trained model, scored per example. Here those of a small language model
+that answers about scenes; `evaluation.causal` has those of other models, `evaluation.published` the published ones.
 
-Config: `benchmark` {names}, `seed`, `precision`. Dependencies: `model`, `scenes`, and for a model whose towers stayed
-as they were `features0`….
+Config: `benchmark` {names}, `seed`, `precision`; published ones have {names, variants, frames, slim, digests}, the last
+of their questions. Dependencies: `model`; for benchmarks about scenes `scenes`, and for a model whose towers stayed as
+they were `features0`….
 Output: examples.parquet (see `evaluation.scores`), one row per question, in a fixed order.
 """
 
@@ -10,13 +12,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vlmablate.data.questions import Question
 from vlmablate.data.scenes_store import SceneStore
 from vlmablate.data.vocabulary import Vocabulary
 from vlmablate.errors import UserError
-from vlmablate.evaluation.benchmarks import Benchmark, benchmark_named
+from vlmablate.evaluation.behaviour.captioning import as_long_as_reference
+from vlmablate.evaluation.benchmarks import benchmark_named, examples_of
 from vlmablate.evaluation.decoding import NO_PICTURE, decode
-from vlmablate.evaluation.scores import picture_rows, questions_of, write_scores
+from vlmablate.evaluation.protocol import Answer, Benchmark, Example
+from vlmablate.evaluation.scores import picture_rows, write_scores
 from vlmablate.evaluation.sight import features_for
 from vlmablate.orchestration.context import StepContext
 from vlmablate.training.steps import load_model, read_card, vocabulary_of
@@ -28,6 +31,12 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
 
     Raises UserError for an unknown benchmark, or one that has no question in these scenes.
     """
+    if "scenes" not in deps:
+        from vlmablate.evaluation.published import run_published
+        from vlmablate.evaluation.tasks.folders import find
+
+        folders = {name: find(name, digest) for name, digest in config["benchmark"]["digests"].items()}
+        return run_published(config, deps["model"], folders, out, context)
     if read_card(deps["model"]).get("llm") is not None:
         from vlmablate.evaluation.causal import run_causal  # transformers takes seconds to import
 
@@ -42,19 +51,19 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
         model, deps, store, config["precision"], threads, lambda pictures: context.check_stop()
     )
     row_of = picture_rows(store, features)
-    questions = [(benchmark, _questions(store, benchmark, vocabulary)) for benchmark in benchmarks]
+    asked = [(benchmark, _examples(store, benchmark, vocabulary)) for benchmark in benchmarks]
     # Benchmarks whose answers are equally long share the pass over the pictures.
     lengths = sorted({benchmark.answer_tokens for benchmark in benchmarks})
-    answers: dict[str, str] = {}
-    passes: dict[int, dict[str, list[Question]]] = {length: {} for length in lengths}
-    for benchmark, of_benchmark in questions:
-        for question in of_benchmark:
-            passes[benchmark.answer_tokens].setdefault(question.scene, []).append(question)
-    total, done = sum(len(asked) for asked in passes.values()), 0
-    for length, asked in passes.items():
+    answers: dict[str, Answer] = {}
+    passes: dict[int, dict[str, list[Example]]] = {length: {} for length in lengths}
+    for benchmark, of_benchmark in asked:
+        for example in of_benchmark:
+            passes[benchmark.answer_tokens].setdefault(example.cluster_id, []).append(example)
+    total, done = sum(len(groups) for groups in passes.values()), 0
+    for length, groups in passes.items():
         prompts = [
-            (row_of.get(scene, NO_PICTURE), [tuple(vocabulary.prompt(q.text)) for q in qs])
-            for scene, qs in asked.items()
+            (row_of.get(scene, NO_PICTURE), [tuple(vocabulary.prompt(e.question)) for e in examples])
+            for scene, examples in groups.items()
         ]
 
         def note(pictures: int, base: int = done) -> None:
@@ -62,18 +71,27 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
             context.progress(base + pictures, total)
 
         decoded = decode(model, features.batch, prompts, length, after_batch=note)
-        for qs, replies in zip(asked.values(), decoded, strict=True):
-            answers |= {q.example_id: vocabulary.decode(ids) for q, ids in zip(qs, replies, strict=True)}
-        done += len(asked)
+        for examples, replies in zip(groups.values(), decoded, strict=True):
+            answers |= {
+                example.example_id: Answer(as_long_as_reference(example, vocabulary.decode(ids)))
+                for example, ids in zip(examples, replies, strict=True)
+            }
+        done += len(groups)
     context.progress(total, total)
-    summary = write_scores(questions, answers, features, row_of, out)
+    summary = write_scores(asked, answers, features, row_of, out)
     return {"benchmarks": summary, "precision": config["precision"]}
 
 
-def _questions(store: SceneStore, benchmark: Benchmark, vocabulary: Vocabulary) -> list[Question]:
+def _examples(store: SceneStore, benchmark: Benchmark, vocabulary: Vocabulary) -> list[Example]:
+    """What a benchmark asks. Raises UserError for one that needs words that the model does not know."""
+    if benchmark.examples is not None:
+        raise UserError(
+            f"benchmark {benchmark.name} asks in natural language, which this language model does not read; choose one "
+            "of the registry, such as llm=smollm2_135m, or leave it out of benchmark.names"
+        )
     if not benchmark.pictured and not vocabulary.dialogue:
         raise UserError(
             f"benchmark {benchmark.name} asks without a picture, in words that this language model does not know; "
             "use llm=small_text or llm=small_chat, or leave it out of benchmark.names"
         )
-    return questions_of(store, benchmark)
+    return examples_of(store, benchmark)

@@ -1,8 +1,8 @@
 """A causal language model that goes on where it stopped: keys and values of what it read are kept.
 
-A row is a tree of depth one: a trunk, and branches that go on from its end, each as if it were alone. They share what
-was computed of the trunk. Nothing that was read is dropped, not even by layers with a sliding window: how far back a
-window reaches follows from positions, not from the place in the row.
+A row is a tree: a trunk, branches that go on from its end, and twigs that go on from the end of a branch, each as if it
+were alone. They share what was computed of what they grow from. Nothing that was read is dropped, not even by layers
+with a sliding window: how far back a window reaches follows from positions, not from the place in the row.
 
 This is the tree attention of speculative decoding (SpecInfer, arXiv 2305.09781), with questions for guesses.
 """
@@ -20,6 +20,8 @@ from vlmablate.vlm.llms.attention import PADDING
 from vlmablate.vlm.llms.model import CausalLM
 
 TRUNK = -2
+TWIGS = 1 << 20
+"""The number of a twig is that of its branch, and this once or several times more."""
 
 
 class Reading:
@@ -41,17 +43,19 @@ class Reading:
     def read(self, embeddings: Tensor, positions: Tensor, branches: Tensor) -> Tensor:
         """Read on; hidden states after the final norm, [B, T, width].
 
-        A place looks at the trunk and at its own branch, as far back as its position, whether read before or now.
+        A place looks at the trunk, at its own branch and, on a twig, at that as well, as far back as its position,
+        whether read before or now.
 
         embeddings: [B, T, width]. positions: int64 [B, T], counted from the start of the trunk. branches: int64 [B, T],
-        TRUNK, the number of the branch, or PADDING, which looks at itself: a softmax over nothing is no number.
+        TRUNK, the number of the branch or twig, or PADDING, which looks at itself: a softmax over nothing is no number.
         """
         before = self._positions.shape[1]
         self._positions = torch.cat([self._positions, positions], dim=1)
         self._branches = torch.cat([self._branches, branches], dim=1)
         queries, keys = branches[:, :, None], self._branches[:, None]
         back = positions[:, :, None] - self._positions[:, None]
-        visible = ((queries == keys) | (keys == TRUNK)) & (queries != PADDING) & (back >= 0)
+        visible = (queries == keys) | (keys == TRUNK) | (keys == queries % TWIGS)
+        visible &= (queries != PADDING) & (back >= 0)
         visible[:, :, before:] |= torch.eye(embeddings.shape[1], dtype=torch.bool, device=visible.device)
         output = self._decoder(
             inputs_embeds=embeddings,
