@@ -35,7 +35,7 @@ test: $(INSTALLED) lint ## lint and the fast tests, on two cores
 test-slow: $(INSTALLED) ## whole sweeps, killed and resumed
 	@$(BIN)/python -m pytest -m "slow and not slurm"
 
-test-long: $(INSTALLED) ## every axis at scale=tiny, cut short (all arms, one seed), and compiled layers; about 15 minutes on two cores
+test-long: $(INSTALLED) ## every axis at scale=tiny, cut short (all arms, one seed), and compiled layers; about 20 minutes of two cores
 	@$(BIN)/python -m pytest -m long
 
 slurm-up: ## a real Slurm on this machine, with and without accounting  (Debian, root; PROFILE=…)
@@ -65,6 +65,9 @@ bench: $(INSTALLED) ## speed, as ratios measured in this run
 	@$(BIN)/python tests/perf/bench_training.py
 	@$(BIN)/python tests/perf/bench_generation.py
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/perf/bench_stats.py
+	@$(BIN)/python tests/perf/bench_records.py
+	@$(BIN)/python tests/perf/bench_data.py
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/perf/bench_scorers.py
 	@$(BIN)/python tests/perf/bench_local.py
 	@$(BIN)/python tests/perf/bench_status.py
 

@@ -58,8 +58,10 @@ def test_mistakes_are_told_with_what_would_be_right(
     assert said in capsys.readouterr().err
 
 
-def test_models_of_the_papers_size_are_refused_as_sweeps_with_what_can_be_done_instead(
+def test_without_their_data_models_of_the_papers_size_can_still_be_priced(
     capsys: pytest.CaptureFixture[str],
 ):
     assert main(["sweep", "axis=stages", "scale=7b", "mode=plan"]) == EXIT_USER_ERROR
-    assert "vlmablate cost" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "data.folders.llava_pretrain_558k=FOLDER" in told
+    assert "vlmablate cost" in told

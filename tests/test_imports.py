@@ -94,6 +94,8 @@ def loaded_after(code: str, home: Path) -> set[str]:
         "from vlmablate.cli import main; main(['gc', '--yes'])",
         "from vlmablate.cli import main; main(['reproduce', 'nothing'])",
         "from vlmablate.cli import main; main(['sweep', '--help'])",
+        "from vlmablate.cli import main; main(['data', '--help'])",
+        "from vlmablate.cli import main; main(['logs', '--help'])",
         "from vlmablate.sweep import main; main(['--help'])",
         "from vlmablate.analyze import main; main(['--help'])",
         "from vlmablate.calibrate import main; main(['--help'])",

@@ -8,15 +8,21 @@ import yaml
 from vlmablate.data import assets
 from vlmablate.design.catalogue import Axis, axis_names, load_axis, parse_axis, questions
 from vlmablate.design.compose import composer
+from vlmablate.design.published import sources_of
 from vlmablate.design.spec import RunSpec
-from vlmablate.design.steps import TABLE
+from vlmablate.design.step_table import TABLE
 from vlmablate.errors import UserError
 from vlmablate.orchestration.study import Cell, Request, build_runs, compose_cells, required_assets
 from vlmablate.paths import resource
 
-SCALES = ("tiny", "small", "smoke")
+SCALES = ("tiny", "small", "smoke", "7b", "13b")
 # A pretrained language model brings its position code along.
-REFUSED = {("position", "small"): "pretrained with its own position code"}
+REFUSED = {
+    **{("position", scale): "pretrained with its own position code" for scale in ("small", "7b", "13b")},
+    **{("tiling", scale): "image.tiles cuts them" for scale in ("7b", "13b")},
+    # The paper asked these of 7B models alone.
+    ("language_model", "13b"): "unknown key", ("safety", "13b"): "unknown key",
+}  # fmt: skip
 RAW = {
     "name": "toy",
     "question": "Does it matter?",
@@ -70,6 +76,20 @@ def test_every_arm_of_every_axis_is_another_run_and_differs_in_the_steps_that_th
     assert "evaluate" in differ <= set(axis.affects) <= set(TABLE)
     if scale == "tiny":  # other scales may replace an arm by one of less effect
         assert differ == set(axis.affects)
+
+
+@pytest.fixture(autouse=True)
+def _no_folders(monkeypatch):
+    """Published data of made-up digests."""
+
+    def published(config):
+        names = [
+            *sources_of(config),
+            *(config["benchmark"]["names"] if "folder" in config["benchmark"] else ()),
+        ]
+        return {name: f"digest of {name}" for name in names}
+
+    monkeypatch.setattr(assets, "published", published)
 
 
 def planned(compose, name: str, scale: str) -> tuple[Axis, list[Cell], list[RunSpec]]:

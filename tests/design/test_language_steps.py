@@ -9,8 +9,9 @@ import pytest
 from vlmablate.design.catalogue import load_axis
 from vlmablate.design.compose import composer
 from vlmablate.design.flops import flops
+from vlmablate.design.seeds import with_seeds
 from vlmablate.design.spec import RunSpec
-from vlmablate.design.steps import build_run, with_seeds
+from vlmablate.design.steps import build_run
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,9 @@ class Assets:
         """Scenes need none either."""
         return []
 
+    def published(self, config: dict[str, Any]) -> dict[str, str]:
+        return {}
+
     def weights(self, config: dict[str, Any], digests: dict[str, str]) -> dict[str, str]:
         """Every tower is random."""
         return dict.fromkeys(config["vision"]["towers"], "random")

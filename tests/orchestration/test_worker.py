@@ -203,7 +203,7 @@ def test_an_unknown_kind_lists_the_known_ones(jobs, store: Store):
 
 
 def test_the_registry_names_the_kinds_of_the_step_table():
-    from vlmablate.design.steps import TABLE
+    from vlmablate.design.step_table import TABLE
 
     assert KINDS.keys() == TABLE.keys()
     assert resolve("scenes", fakes.KINDS) is fakes.scenes

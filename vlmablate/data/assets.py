@@ -15,7 +15,8 @@ from vlmablate.data import weight_files
 from vlmablate.data.archive_store import Report
 from vlmablate.data.asset_cache import AssetStatus, Cache
 from vlmablate.data.sources import SETS
-from vlmablate.errors import unknown_name
+from vlmablate.design.published import is_published, sources_of
+from vlmablate.errors import UserError, unknown_name
 
 DRAWN_PICTURES = "drawn_shapes"
 BACKGROUNDS = "photo_backgrounds"
@@ -106,6 +107,39 @@ def weights(config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, 
         else:
             weights[llm["name"]] = _named(source_of(llm["name"], source), llm_named(llm["name"]).hub)
     return weights
+
+
+def published(config: Mapping[str, Any]) -> dict[str, str]:
+    """Source of records, and benchmark, that a configuration reads out of a folder -> digest of its annotations.
+
+    Their folders are noted, so that whoever works on a step finds them (`records.folders`, `tasks.folders`). Raises
+    UserError for a folder that is not given, is not there, or holds something else.
+    """
+    if not is_published(config):
+        return {}
+    from vlmablate.data.records import folders
+    from vlmablate.evaluation.tasks import folders as benchmark_folders
+
+    given = config["data"].get("folders") or {}
+    found = {}
+    for source in sources_of(config):
+        if given.get(source) is None:
+            raise UserError(
+                f"data={config['data'].get('name')} learns from {source}: say where it lies on this machine, "
+                f"data.folders.{source}=FOLDER (README, Published data). Models of this size can also be priced "
+                "without data: vlmablate cost"
+            )
+        found[source] = folders.remember(source, given[source])
+    benchmark = config["benchmark"]
+    if "folder" in benchmark:
+        if benchmark["folder"] is None:
+            raise UserError(
+                "benchmark=published reads its questions below one folder: benchmark.folder=FOLDER "
+                "(conf/benchmark/published.yaml shows how it looks)"
+            )
+        for name in benchmark["names"]:
+            found[name] = benchmark_folders.remember(name, benchmark["folder"])
+    return found
 
 
 def _named(source: str, hub: str | None) -> str:

@@ -231,7 +231,7 @@ def in_effect(config: Mapping[str, Any], execution: Mapping[str, Any]) -> dict[s
         config: the configuration of the step that failed.
         execution: its placement.
     """
-    rows = max(_values(config, "batch_scenes"), default=None)
+    rows = max((*_values(config, "batch_scenes"), *_values(config, "batch_samples")), default=None)
     if execution.get("micro_batch") is not None or rows is None:
         return dict(execution)
     ranks = (execution.get("nodes") or 1) * (execution.get("ranks") or 1)
