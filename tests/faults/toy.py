@@ -33,9 +33,9 @@ from vlmablate.files import read_json, write_json
 from vlmablate.orchestration import checkpoint_folder
 from vlmablate.orchestration.checkpoint_folder import Alone, Group
 from vlmablate.orchestration.context import StepContext, StepStopped
-from vlmablate.orchestration.kinds import COLLECTIVE
+from vlmablate.orchestration.kinds import TRAINING
 
-KINDS = {**fakes.KINDS, **{kind: f"tests.faults.toy:{kind}" for kind in COLLECTIVE}}
+KINDS = {**fakes.KINDS, **{kind: f"tests.faults.toy:{kind}" for kind in TRAINING}}
 FAULTS = ("oom", "memory", "nan", "bug", "hang", "exit", "full", "exit-saving")
 ROWS = 8
 STEPS, EVERY, PACE = 12, 4, 0.0

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vlmablate.design.spec import StepSpec
 from vlmablate.orchestration.detectable import Spread, detectable
-from vlmablate.orchestration.kinds import COLLECTIVE
+from vlmablate.orchestration.kinds import is_collective
 from vlmablate.orchestration.plan import Plan
 
 MOST_SEEDS = 200
@@ -25,8 +26,8 @@ def work_lines(plan: Plan, execution: Mapping[str, Any]) -> list[str]:
         return []
     costs = [(step, plan.estimator.cost(step)) for step in plan.missing]
     unit, width = _resource(execution)
-    likely = sum(cost.seconds * width(step.kind) for step, cost in costs) / 3600
-    high = sum(cost.high * width(step.kind) for step, cost in costs) / 3600
+    likely = sum(cost.seconds * width(step) for step, cost in costs) / 3600
+    high = sum(cost.high * width(step) for step, cost in costs) / 3600
     text = f"{_hours(likely)} {unit}-hours"
     if high > 1.05 * likely:
         text += f" ({_hours(high)} if every step is as slow as the slowest tenth of its like)"
@@ -35,14 +36,14 @@ def work_lines(plan: Plan, execution: Mapping[str, Any]) -> list[str]:
     return [f"{text}; times of steps: {told}", _disk(plan)]
 
 
-def _resource(execution: Mapping[str, Any]) -> tuple[str, Callable[[str], int]]:
-    """(GPU or CPU, how many of them a step of a kind holds)."""
+def _resource(execution: Mapping[str, Any]) -> tuple[str, Callable[[StepSpec], int]]:
+    """(GPU or CPU, how many of them a step holds)."""
     ranks = int(execution.get("ranks") or 1) * int(execution.get("nodes") or 1)
     if execution.get("device") == "cuda":
         gpus = max(1, int(execution.get("gpus_per_job") or 1)) * int(execution.get("nodes") or 1)
-        return "GPU", lambda kind: gpus if kind in COLLECTIVE else 1
+        return "GPU", lambda step: gpus if is_collective(step) else 1
     threads = int(execution.get("threads") or 1)
-    return "CPU", lambda kind: threads * ranks if kind in COLLECTIVE else threads
+    return "CPU", lambda step: threads * ranks if is_collective(step) else threads
 
 
 def _disk(plan: Plan) -> str:

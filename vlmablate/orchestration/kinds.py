@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vlmablate.design.spec import StepSpec
 from vlmablate.errors import unknown_name
 from vlmablate.orchestration.context import StepContext
 
@@ -28,8 +29,15 @@ KINDS: Mapping[str, str] = MappingProxyType(
 edits.
 """
 
-COLLECTIVE = frozenset({"pretrain", "posttrain", "align", "finetune"})
-"""Kinds that every rank of a job works on; the others run on rank 0 alone."""
+TRAINING = frozenset({"pretrain", "posttrain", "align", "finetune"})
+"""Kinds of steps that train."""
+
+
+def is_collective(step: StepSpec) -> bool:
+    """Whether every rank of a job works on a step; others run on rank 0 alone. Published benchmarks are asked by all,
+    each rank about its own pictures; questions about scenes are few.
+    """
+    return step.kind in TRAINING or "digests" in (step.config.get("benchmark") or {})
 
 
 def resolve(kind: str, kinds: Mapping[str, str]) -> StepFunction:

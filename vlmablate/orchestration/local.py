@@ -21,7 +21,7 @@ from vlmablate.errors import UserError
 from vlmablate.orchestration.devices import Devices, gpus_per_job
 from vlmablate.orchestration.gang import free_port
 from vlmablate.orchestration.jobs import Job
-from vlmablate.orchestration.kinds import COLLECTIVE
+from vlmablate.orchestration.kinds import is_collective
 from vlmablate.orchestration.nursery import Nursery
 from vlmablate.orchestration.provenance import available_cores
 
@@ -99,7 +99,7 @@ class Need:
 
     def of(self, job: Job) -> Need:
         """What this job takes."""
-        trains = any(step.kind in COLLECTIVE for step in job.steps)
+        trains = any(is_collective(step) for step in job.steps)
         return self if trains else Need(1, min(1, self.gpus))
 
 

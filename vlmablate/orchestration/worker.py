@@ -5,7 +5,7 @@ a Slurm array. A worker never composes a configuration. For each step it takes t
 size and SHA-256, calls the step function, and commits ``result.json``. Its exit code tells the controller, or the
 batch script, what to do next (:class:`Exit`); details are in the step's latest attempt record.
 
-A job may have several ranks. Rank 0 does all of the above; the others run the step functions of the collective kinds
+A job may have several ranks. Rank 0 does all of the above; the others run the step functions of collective steps
 beside it (:mod:`vlmablate.orchestration.gang`).
 
 On this machine a worker dies with its controller: the kernel kills it (Linux), and the heartbeat thread watches the
@@ -32,7 +32,7 @@ from vlmablate.files import encode_json, read_json
 from vlmablate.orchestration import checkpoint_folder, provenance
 from vlmablate.orchestration.context import StepContext, StepStopped
 from vlmablate.orchestration.gang import ALONE, Follower, GangBrokenError, Leader, Place, place_in_job
-from vlmablate.orchestration.kinds import COLLECTIVE, resolve
+from vlmablate.orchestration.kinds import is_collective, resolve
 from vlmablate.orchestration.lease import (
     Attempt,
     Lease,
@@ -236,7 +236,7 @@ class Worker:
             if self._stop.requested and not is_disk_full(error):
                 self._finish_quietly(lease, "stopped", reason=self._stop.reason, error=error_record(error))
                 return self._stopped()
-            if step.kind in COLLECTIVE:
+            if is_collective(step):
                 self._leader.settle()
             traceback.print_exc()
             self._finish_quietly(lease, "failed", error=error_record(error))
@@ -271,7 +271,7 @@ class Worker:
         paths = {role: self._dependency(dep) for role, dep in deps.items()}
         function = resolve(step.kind, self._manifest["kinds"])
         execution = dict(self._manifest["execution"])
-        place = self._leader.place if step.kind in COLLECTIVE else ALONE
+        place = self._leader.place if is_collective(step) else ALONE
         context = StepContext(
             execution=execution,
             attempt=lease.number,

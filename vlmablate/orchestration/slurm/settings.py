@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.orchestration.jobs import Job
-from vlmablate.orchestration.kinds import COLLECTIVE
+from vlmablate.orchestration.kinds import is_collective
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def read_profile(execution: Mapping[str, Any]) -> Profile:
 
 def profile_of(job: Job, training: Profile) -> Profile:
     """What this job asks for: the whole profile when it trains, one task on one node when it does not."""
-    if any(step.kind in COLLECTIVE for step in job.steps):
+    if any(is_collective(step) for step in job.steps):
         return training
     return replace(training, nodes=1, ranks=1, gpus_per_node=min(1, training.gpus_per_node))
 
