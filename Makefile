@@ -12,7 +12,7 @@ TESTS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow test-long slurm-up slurm-down slurm-test faults bench-slurm lint format bench wheel clean
+.PHONY: help install sweep test test-slow test-long slurm-up slurm-down slurm-test faults browser bench-slurm lint format bench wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ slurm-test: $(INSTALLED) ## sweeps on a real Slurm, on clusters brought up for t
 
 faults: $(INSTALLED) ## sweeps on a real Slurm, disturbed in every way that loses work elsewhere
 	@slurm/mini/test.sh $(BIN)/python -m pytest -m slurm tests/faults
+
+browser: ## Chromium for the tests of pages  (Debian, root)
+	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium
 
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -22,6 +22,7 @@ TORCH_FREE = (
     "calibrate.py",
     "cli.py",
     "replay.py",
+    "report_verb.py",
     "sweep.py",
     "verbs.py",
     "paths.py",

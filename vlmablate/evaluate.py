@@ -72,8 +72,8 @@ and summary.json."""
 
 RESULTS, SUMMARY = "results.parquet", "summary.json"
 PLAIN = (
-    "checkpoint", "template", "image", "resize", "benchmark", "folder", "slim", "verbosity", "out", "device", "precision",
-    "threads", "batch",
+    "checkpoint", "template", "image", "resize", "benchmark", "folder", "slim", "verbosity", "out", "device",
+    "precision", "threads", "batch",
 )  # fmt: skip
 PREFIXES = ("checkpoint", "folders", "variants", "frames")
 DEVICES = ("cpu", "cuda")

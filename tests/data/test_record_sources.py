@@ -277,7 +277,7 @@ def test_a_source_is_known_by_content_and_found_where_it_was_named_last(tmp_path
     (folder / "notes.txt").write_text("of nobody's interest")
     moved = tmp_path / "elsewhere"
     shutil.move(folder, moved)
-    with pytest.raises(UserError, match="holds no data of 'lrv_instruct'"):
+    with pytest.raises(UserError, match="the folder of 'lrv_instruct', is not there"):
         folders.find("lrv_instruct", digest)
     assert folders.remember("lrv_instruct", str(moved)) == digest
     assert folders.find("lrv_instruct", digest) == moved

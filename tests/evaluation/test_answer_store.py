@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def put(folder: Path, number: int, given: dict[str, Given], rank: int = 0) -> Pa
     with part(folder, number, rank) as opened:
         opened.add(given)
         return opened.path
+
+
+def begin_number(folder: Path) -> int:
+    """That of the attempt that follows the files there are."""
+    return 1 + len(list(folder.glob("part-*")))
 
 
 def begin(folder: Path) -> int:
@@ -82,6 +88,17 @@ def test_who_still_writes_is_found(tmp_path: Path) -> None:
     with part(tmp_path, number, 4), pytest.raises(UserError, match="out=FOLDER"):
         begin(tmp_path)
     assert begin(tmp_path) == number + 1
+
+
+def test_an_attempt_that_is_about_to_end_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for earlier in (lambda: attempt(tmp_path), lambda: part(tmp_path, begin(tmp_path), 0)):
+        with ExitStack() as stack:
+            stack.enter_context(earlier())
+            monkeypatch.setattr(answers_store.time, "sleep", lambda seconds, ends=stack: ends.close())
+            with attempt(tmp_path, patience_s=60.0) as number:
+                assert number == begin_number(tmp_path)
 
 
 def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from tests.training.vision_world import World, work  # noqa: E402
 from vlmablate.data.dialogue_text import asked, box_text, read_answer  # noqa: E402
 from vlmablate.data.questions import VISIBLE_SHARE, Question  # noqa: E402
 from vlmablate.errors import UserError  # noqa: E402
-from vlmablate.evaluation import causal
+from vlmablate.evaluation import causal  # noqa: E402
 from vlmablate.evaluation.benchmarks import benchmark_named, example_of  # noqa: E402
 from vlmablate.evaluation.choices import stops  # noqa: E402
 from vlmablate.evaluation.protocol import Benchmark, Example  # noqa: E402

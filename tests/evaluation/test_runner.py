@@ -24,7 +24,7 @@ from tests.evaluation import runner_world as world  # noqa: E402
 from tests.training.pairs import Pair  # noqa: E402
 from tests.vlm.exports.export_models import logits, model_of, pictures  # noqa: E402
 from vlmablate.errors import UserError  # noqa: E402
-from vlmablate.evaluation import answers_store  # noqa: E402
+from vlmablate.evaluation import answers_store, runner  # noqa: E402
 from vlmablate.evaluation.answers_store import Given  # noqa: E402
 from vlmablate.evaluation.choices import stops  # noqa: E402
 from vlmablate.evaluation.protocol import Example  # noqa: E402
@@ -258,6 +258,27 @@ def test_a_picture_that_cannot_be_used_is_named(tmp_path: Path, damage: str) -> 
         world.put(tmp_path, tmp_path / "out")
     world.draw(tmp_path)
     world.put(tmp_path, tmp_path / "out")
+
+
+def test_what_does_not_fit_together_is_asked_in_parts(
+    folder: Path, tmp_path: Path, whole: dict[str, list[Given]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, rows = runner.answer, []
+
+    def small(model: Any, look: Any, trees: Any, *more: Any) -> Any:
+        rows.append(len(trees))
+        if len(trees) > fits:
+            raise torch.OutOfMemoryError
+        return answer(model, look, trees, *more)
+
+    monkeypatch.setattr(runner, "answer", small)
+    fits = 2
+    found = world.put(folder, tmp_path, cells_at_once=10_000)
+    assert same(world.plain(found), world.plain(whole))
+    assert max(rows) > 4
+    fits = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        world.put(folder, tmp_path / "none")
 
 
 def test_progress_tells_of_every_batch(folder: Path, tmp_path: Path, whole: dict[str, list[Given]]) -> None:

@@ -118,11 +118,13 @@ def published(config: Mapping[str, Any]) -> dict[str, str]:
     if not is_published(config):
         return {}
     from vlmablate.data.records import folders
+    from vlmablate.data.records.formats import format_named
     from vlmablate.evaluation.tasks import folders as benchmark_folders
 
     given = config["data"].get("folders") or {}
     found = {}
     for source in sources_of(config):
+        format_named(source)  # a wrong name is no matter of folders
         if given.get(source) is None:
             raise UserError(
                 f"data={config['data'].get('name')} learns from {source}: say where it lies on this machine, "

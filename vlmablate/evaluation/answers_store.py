@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from vlmablate.vlm.image import Frame
 FOLDER = "answers"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,18 +104,22 @@ class Part:
 
 
 @contextmanager
-def attempt(folder: Path) -> Iterator[int]:
+def attempt(folder: Path, patience_s: float = 0.0) -> Iterator[int]:
     """The number of a new attempt, for the process that leads it, while no other attempt can begin.
 
-    Raises UserError while an earlier one is still at work.
+    patience_s: how long to wait for an earlier one that is still at work, or seems to be: a network file system keeps
+    the locks of a machine that died for a minute or two. Raises UserError when it does not end in that time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock", os.O_CREAT) as (_, alone):
-        parts = sorted(folder.glob("part-*.jsonl"))
-        if not alone or any(_is_held(path) for path in parts):
-            raise UserError(
-                f"another evaluation writes to {folder}: wait until it ends, or name another folder with out=FOLDER"
-            )
+    until = time.monotonic() + patience_s
+    with _locked(folder / "lock", os.O_CREAT) as (descriptor, _):
+        while not _lock(descriptor) or any(_is_held(path) for path in folder.glob("part-*.jsonl")):
+            if time.monotonic() >= until:
+                raise UserError(
+                    f"another evaluation writes to {folder}: wait until it ends, or name another folder with out=FOLDER"
+                )
+            time.sleep(_LOOK_S)
+        parts = folder.glob("part-*.jsonl")
         yield 1 + max((int(path.name.split("-")[1]) for path in parts), default=0)
 
 

@@ -23,6 +23,8 @@ from vlmablate.orchestration.store import CHECKPOINT_PREFIX
 ANSWERS = f"{CHECKPOINT_PREFIX}-{FOLDER}"
 """In the folder of a step: what a new attempt finds there of the last one is what is named like a checkpoint."""
 SAVED_EVERY_S = 30.0
+PATIENCE_S = 150.0
+"""With an attempt before, which a scheduler takes for dead: its locks may outlive it."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def run_published(
             ranks,
             precision=precision,
             threads=int(context.execution.get("threads") or 1),
+            patience_s=PATIENCE_S,
             progress=_noting(context, out / ANSWERS),
             check=context.check_stop,
         )

@@ -27,7 +27,7 @@ from vlmablate.errors import UserError
 from vlmablate.evaluation import answers_store
 from vlmablate.evaluation.answers_store import Given
 from vlmablate.evaluation.choices import Prompt, Question, prompts_of, stops
-from vlmablate.evaluation.generation import CELLS_AT_ONCE, Asked, Said, Tree, answer, batches, tree_of
+from vlmablate.evaluation.generation import CELLS_AT_ONCE, Asked, LookAt, Said, Tree, answer, batches, tree_of
 from vlmablate.evaluation.protocol import Answer, Example
 from vlmablate.evaluation.published import Asking
 from vlmablate.training.dialogues import Image
@@ -103,6 +103,7 @@ def put_all(
     precision: str = "fp32",
     threads: int = 1,
     cells_at_once: int = CELLS_AT_ONCE,
+    patience_s: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Given]]:
@@ -114,6 +115,7 @@ def put_all(
         precision: of the arithmetic, see `training.precision`.
         threads: that prepare pictures.
         cells_at_once: see `evaluation.generation`.
+        patience_s: see `answers_store.attempt`.
         progress: called with the questions of this rank that are answered, and how many it has, after each batch.
         check: called before every token; what it raises ends all. What was answered stays.
 
@@ -124,7 +126,7 @@ def put_all(
     model = _first(ranks, lambda: _digest([checkpoint.identity(), precision]))
     puts = [_put(model, one, example) for one in asked for example in one.examples]
     with ExitStack() as stack:
-        number, known = _first(ranks, lambda: _begin(out, puts, stack))
+        number, known = _first(ranks, lambda: _begin(out, puts, stack, patience_s))
         groups = _by_picture([put for put in puts if put.key not in known])
         mine = [groups[i] for i in shares([_work(group) for group in groups], ranks.size)[ranks.rank]]
         written: list[Path] = []
@@ -195,8 +197,10 @@ def _real(folder: Path) -> Path:
     return Path(os.path.realpath(folder))
 
 
-def _begin(out: Path, puts: Sequence[_Put], stack: ExitStack) -> tuple[int, frozenset[str]]:
-    number = stack.enter_context(answers_store.attempt(out))
+def _begin(
+    out: Path, puts: Sequence[_Put], stack: ExitStack, patience_s: float
+) -> tuple[int, frozenset[str]]:
+    number = stack.enter_context(answers_store.attempt(out, patience_s))
     return number, frozenset({put.key for put in puts} & answers_store.read(out).keys())
 
 
@@ -276,8 +280,12 @@ def _answer(
                 chosen = [places[name] for name in names]  # noqa: B023  (called in this turn of the loop)
                 return answering.see([tensor[chosen] for tensor in squares])  # noqa: B023
 
+            def say(numbers: Sequence[int], look: LookAt = look) -> list[list[Said]]:
+                trees = [tree(number) for number in numbers]
+                return answer(answering.model, look, trees, answering.tokens, stop, check)
+
             with computing(precision, device):
-                said = answer(answering.model, look, [tree(i) for i in batch], answering.tokens, stop, check)
+                said = _as_it_fits(say, batch)
             part.add(
                 {
                     put.key: Given(
@@ -292,6 +300,19 @@ def _answer(
             )
             done += sum(len(groups[number]) for number in batch)
             progress(done, total)
+
+
+def _as_it_fits(say: Callable[[Sequence[int]], list[list[Said]]], batch: Sequence[int]) -> list[list[Said]]:
+    """What is said to the rows of a batch; those that do not fit into the memory of a GPU together, in halves."""
+    try:
+        return say(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Here, where the error is gone, and with it what it held.
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return [*_as_it_fits(say, batch[:half]), *_as_it_fits(say, batch[half:])]
 
 
 def _asked(put: _Put, prompt: Prompt, picture: int, patches: int) -> Asked:

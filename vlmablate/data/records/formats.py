@@ -84,9 +84,11 @@ class Found:
 def parts_in(source: str, folder: Path) -> list[Found]:
     """The parts of a source in a folder, in the order of the format.
 
-    Raises UserError for an unknown source, and a folder without any of its files.
+    Raises UserError for an unknown source, and a folder that is not there or has none of its files.
     """
     parts = format_named(source)
+    if not folder.is_dir():
+        raise UserError(f"{folder}, the folder of '{source}', is not there")
     found = []
     for part in parts:
         named = (folder / name for file in part.files for name in (file, f"{file}l"))
