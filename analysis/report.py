@@ -31,6 +31,7 @@ DECLARED = {**DEFAULTS, **(study.get("analysis") or {})}
 ALPHA, SIDE, PAIRED = DECLARED["alpha"], DECLARED["alternative"], DECLARED["paired_seeds"]
 FAMILIES = DECLARED.get("families") or {}  # benchmark -> family of related benchmarks
 BASELINE = study.get("baseline") or study["axis"]["baseline"]
+REPLICATE = study.get("replicate")  # limits of adaptive replication; None: a fixed number of seeds
 
 
 def show(frame):
@@ -70,12 +71,18 @@ display(scores.round(2))
 # %% [markdown]
 # ## Which benchmarks carry signal
 # The baseline's mean over seeds has to be a declared margin above the majority answer, in every context. The
-# others are shown and decide nothing. Only the baseline arm is looked at.
+# others are shown and decide nothing. Only the baseline arm is looked at, where replication is adaptive its first three
+# seeds only, so that later ones do not change what a score means.
 
 # %%
 known = {name: entry["majority"] for name, entry in facts["benchmarks"].items()}
 majority = 100 * pd.Series(known, dtype=float)
-lowest = scores.loc[scores.index.get_level_values("arm") == BASELINE].groupby("context").mean().min()
+of_baseline = scores[scores.index.get_level_values("arm") == BASELINE]
+if REPLICATE:
+    first = of_baseline[of_baseline.index.get_level_values("seed") < 3]
+    complete = len(first) == 3 * len(study["contexts"])
+    of_baseline = first if complete else of_baseline
+lowest = of_baseline.groupby("context").mean().min()
 signal = pd.DataFrame({"baseline": lowest, "majority": majority, "above": lowest - majority})
 signal["signal"] = (signal["above"] >= DECLARED["signal_margin"] - 1e-9) | majority.isna() & lowest.notna()
 with_signal = sorted(signal.index[signal["signal"]])
@@ -86,6 +93,9 @@ display(signal.round(2))
 # The unit is the training run; its suite score is the mean over the benchmarks with signal. With few runs the
 # contrast is judged by t with the variance between seeds pooled over all cells of the study; with enough runs by
 # the exact permutation of the runs between the arms. Which of the two follows from the numbers of runs alone.
+# Where replication is adaptive, differences and standard errors of the suite contrasts are derived for the look at
+# which each stopped; p-values over all looks, their intervals and the verdicts are those of vlmablate's rule, followed
+# through the scores once more.
 
 # %%
 cells = dict(iter(scores.groupby(["arm", "context"])))
@@ -101,9 +111,10 @@ def contexts_of(row):
     return [c for a, c in cells if a == row.arm and (BASELINE, c) in cells and row.context in ("(all)", c)]
 
 
-def by_seed(arm, context, terms):
-    """Mean over `terms` of every run of a cell, by seed."""
-    return cells[arm, context][terms].mean(axis=1).droplevel(["arm", "context", "run_id"])
+def by_seed(arm, context, terms, seeds=np.inf, of_baseline=np.inf):
+    """Mean over `terms` of the runs of a cell, by seed: all, or those with seeds below `seeds` (or `of_baseline`)."""
+    means = cells[arm, context][terms].mean(axis=1).droplevel(["arm", "context", "run_id"])
+    return means[means.index < (of_baseline if arm == BASELINE else seeds)]
 
 
 def samples(arm, context, terms):
@@ -115,7 +126,7 @@ def samples(arm, context, terms):
     return a.to_numpy(), b.to_numpy()
 
 
-def spread(terms):
+def spread(terms, *seeds):
     """(SD between seeds within a cell, its degrees of freedom); cells of the very same runs count once.
 
     Where seeds are paired: SD of the difference of two arms' runs of one seed, from what the means of arms and seeds
@@ -125,15 +136,16 @@ def spread(terms):
         squares = df = 0
         for context in {cell[1] for cell in cells}:
             arms = {runs: cell for cell, runs in runs_of.items() if cell[1] == context}.values()
-            scores = pd.concat({cell: by_seed(*cell, terms) for cell in arms}).rename("y").reset_index()
+            scores = (
+                pd.concat({cell: by_seed(*cell, terms, *seeds) for cell in arms}).rename("y").reset_index()
+            )
             effects = pd.get_dummies(scores.drop(columns="y").astype(str)).to_numpy(float)
             fitted, _, rank, _ = np.linalg.lstsq(effects, scores["y"], rcond=1e-9)
             squares += ((scores["y"] - effects @ fitted) ** 2).sum()
             df += len(scores) - rank
         return np.sqrt(2 * squares / df) if df else np.nan, df
-    groups = [
-        by_seed(*cell, terms).to_numpy() for cell in {runs: cell for cell, runs in runs_of.items()}.values()
-    ]
+    distinct = {runs: cell for cell, runs in runs_of.items()}.values()
+    groups = [by_seed(*cell, terms, *seeds).to_numpy() for cell in distinct]
     df = sum(len(group) - 1 for group in groups)
     return np.sqrt(sum(((g - g.mean()) ** 2).sum() for g in groups) / df) if df else np.nan, df
 
@@ -168,6 +180,37 @@ def inverts(pairs, low, high):
     return max(outside) <= ALPHA < min(inside)
 
 
+sequential, alike_over_looks = {}, {}  # arm -> its conclusion, and p of equivalence before the adjustment
+if REPLICATE:
+    from vlmablate.stats.adaptive.conclusions import conclude
+    from vlmablate.stats.adaptive.scores import alternates, follow, rule_of
+    from vlmablate.stats.declaration import Design, read_analysis
+
+    arms = tuple(arm for arm in study["axis"]["arms"] if arm in scores.index.get_level_values("arm"))
+    names = {"axis": study["axis"]["name"], "baseline": BASELINE, "arms": arms}
+    names |= {"contexts": tuple(study["contexts"]), "metrics": metric}
+    names |= {"majority": {name: value for name, value in known.items() if value is not None}}
+    settings, _ = read_analysis(study.get("analysis"))
+    declared = Design(**names, settings=settings)
+    rule = rule_of(declared, **REPLICATE)
+    state = follow(declared, rule, scores.stack().rename("points").reset_index())
+    sequential = {found.arm: found for found in conclude(rule, state, alternates(declared))}
+    alike_over_looks = dict(zip(alternates(declared), np.maximum(state.above, state.below)[0], strict=True))
+
+
+def at_last_look(arm, contexts, terms):
+    """[difference, standard error, interval, p] of an adaptive study's suite contrast; None before the first look."""
+    if arm not in sequential:
+        return None
+    found = sequential[arm]
+    seeds = found.seeds, found.baseline_seeds
+    sides = [[by_seed(side, c, terms, *seeds) for c in contexts] for side in (arm, BASELINE)]
+    means = [np.mean([runs.mean() for runs in side]) for side in sides]
+    sd, _ = spread(terms, *seeds)
+    se = sd * np.sqrt((1 / seeds[0] + (0 if PAIRED else 1 / seeds[1])) / len(contexts))
+    return [means[0] - means[1], se, *found.ci, found.p]
+
+
 design = significance[significance["level"] == "design"]
 rows = []
 for row in design.itertuples():
@@ -184,7 +227,9 @@ for row in design.itertuples():
     se = share * sd * np.sqrt(sum(seen)) / len(pairs)
     if df and se < 1e-9:  # seeds that change nothing are no replication, unless there is no difference either
         se = 0.0 if abs(delta) < 1e-9 else np.nan
-    if row.method.startswith("exact"):
+    if REPLICATE and row.family == "primary":
+        rows.append(at_last_look(row.arm, contexts, terms) or [delta, *[np.nan] * 4])
+    elif row.method.startswith("exact"):
         assert inverts(pairs, row.ci_low, row.ci_high), f"interval of row {row.Index}"
         rows.append([delta, se, row.ci_low, row.ci_high, permuted(pairs)[SIDE]])
     else:
@@ -366,6 +411,8 @@ with np.errstate(divide="ignore", invalid="ignore"):
     se, df = (significance[name].to_numpy(dtype=float) for name in ("se", "df"))
     alike = pd.Series(stats.t.sf(room.to_numpy(dtype=float) / se, df), significance.index)
 alike[significance["se"] == 0] = np.where(room[significance["se"] == 0] > 0, 0.0, 1.0)
+followed = significance[(significance["family"] == "primary") & significance["arm"].isin(sequential)]
+alike.update(followed["arm"].map(alike_over_looks).astype(float))
 decided = pd.DataFrame(np.nan, columns=["p_adjusted", "p_equivalence"], index=significance.index)
 for family, members in significance.groupby("family"):
     if not family.startswith("no-signal"):
@@ -374,11 +421,33 @@ for family, members in significance.groupby("family"):
 agree(decided, significance, list(decided.columns), "adjusted p-values")
 better = np.where(significance["delta"] > 0, "better", "worse")
 verdict = np.where(decided["p_adjusted"] <= ALPHA, better, "unresolved")
-verdict = np.where(decided["p_equivalence"] <= ALPHA, "equivalent", verdict)
+verdict = pd.Series(np.where(decided["p_equivalence"] <= ALPHA, "equivalent", verdict), significance.index)
+verdict.update(followed["arm"].map({arm: found.verdict for arm, found in sequential.items()}))
 assert (verdict == significance["verdict"]).all(), "a verdict of significance.csv differs"
 primary_rows = significance[significance["family"] == "primary"]
 columns = ["arm", "context", "delta", "ci_low", "ci_high", "p", "p_adjusted", "p_equivalence", "verdict"]
 show(primary_rows[columns].reset_index(drop=True))
+
+# %% [markdown]
+# ## Beyond accuracy: secondary metrics
+# Means of the metrics that are no benchmark's primary one, in their own units, and their differences to the baseline.
+# They are in no suite score; their tests are in secondary.csv, in families of their own.
+
+# %%
+secondary = pd.read_csv(FOLDER / "secondary.csv")
+others = results[results["metric"] != results["benchmark"].map(metric)]
+means = others.groupby(["benchmark", "metric", "arm", "context", "run_id"])["score"].mean()
+means = means.groupby(["benchmark", "metric", "arm", "context"]).mean()
+for row in secondary.itertuples():
+    several = [c for c in study["contexts"] if row.context in ("(all)", c)]
+    several = [c for c in several if {(row.arm, c), (BASELINE, c)} <= set(cells)]
+    pair = (row.benchmark, row.metric)
+    sides = [np.mean([means[*pair, arm, c] for c in several]) for arm in (row.arm, BASELINE)]
+    assert np.allclose(sides, [row.mean_arm, row.mean_baseline]), f"row {row.Index} of secondary.csv differs"
+print(f"{len(secondary)} rows of secondary.csv have the means of results.parquet")
+if len(secondary):
+    columns = ["benchmark", "metric", *labels[:2], "mean_baseline", "mean_arm", "delta", "p", "p_adjusted"]
+    show(secondary.loc[secondary["level"] == "design", columns])
 
 # %% [markdown]
 # ## The whole table

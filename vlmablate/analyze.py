@@ -412,7 +412,9 @@ def load(arguments: Arguments) -> tuple[pd.DataFrame, Design, Source]:
     from vlmablate.report.analysis_page import Source
     from vlmablate.stats.longtable import design_from_table, read_long_table
 
-    results = read_long_table(arguments.results, arguments.columns, score_range=arguments.score_range)
+    results = read_long_table(
+        arguments.results, arguments.columns, score_range=arguments.score_range, metrics=arguments.metrics
+    )
     design = design_from_table(
         results,
         baseline=arguments.baseline,

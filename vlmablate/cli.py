@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +11,18 @@ from vlmablate.errors import EXIT_USER_ERROR, UserError, unknown_name
 
 LIVED_WITH = ("cancel", "export", "gc", "reproduce", "retry", "status", "tail", "why")
 """Verbs of :mod:`vlmablate.verbs`."""
-VERBS = tuple(sorted((*LIVED_WITH, "analyze", "calibrate", "cost", "fetch", "replay", "report", "sweep")))
+MODULES = {
+    "analyze": "vlmablate.analyze",
+    "calibrate": "vlmablate.calibrate",
+    "cost": "vlmablate.cost",
+    "data": "vlmablate.data_verbs",
+    "evaluate": "vlmablate.evaluate",
+    "logs": "vlmablate.logs",
+    "replay": "vlmablate.replay",
+    "report": "vlmablate.report_verb",
+}
+"""Verbs that have a module of their own, with a function `run`."""
+VERBS = tuple(sorted((*LIVED_WITH, *MODULES, "fetch", "sweep")))
 
 HELP = """\
 vlmablate: does a design choice of a vision-language model matter, by how much, how sure are we,
@@ -30,8 +42,14 @@ usage: vlmablate VERB [...]
   export RUN --layout L --out FOLDER
                            its model for transformers (llava_hf), Prismatic or the original LLaVA
   report STUDY             write the report of a study again, also of an unfinished one
+  report study=NAME        one page over all axes of a study: verdicts, open questions, cost, the paper beside it
   analyze results=FILE baseline=ARM ...
                            the same tests and page for any table of example scores, no sweep needed
+  evaluate checkpoint=RUN benchmark=NAME,... folder=FOLDER
+                           published benchmarks put to a finished run, or to a LLaVA of transformers
+  data verify|overlap ...  what is missing or damaged in published data; which pictures are in training and evaluation
+  logs import ARM=LOG ...  sample logs of lmms-eval and VLMEvalKit as a table for analyze
+  logs export FILE ...     scores as sample logs of lmms-eval
   calibrate results=FILE   how often these tests err for data of this shape (a file, or the name of a study)
   cost study=prismatic     operations, GPU-hours and memory of training the paper's models, from their sizes
   replay [benchmarks=..]   derive the published p-values of Prismatic VLMs again (reproduction, not evidence)
@@ -81,65 +99,22 @@ def _run(arguments: list[str]) -> int:
         from vlmablate.sweep import run
 
         return run(rest)
-    if verb in LIVED_WITH:
-        from vlmablate import verbs
-
-        run_verb: Callable[[list[str]], int] = getattr(verbs, verb)
-        try:
-            return run_verb(rest)
-        except verbs.Help as asked:
-            print(asked)
-            return 0
-    if verb == "report":
-        return _report(rest)
     if verb == "fetch":
         return _fetch(rest)
-    if verb == "analyze":
-        from vlmablate.analyze import run as analyze
+    if verb not in VERBS:
+        raise unknown_name("verb", verb, VERBS)
+    from vlmablate import verbs
 
-        return analyze(rest)
-    if verb == "calibrate":
-        from vlmablate.calibrate import run as calibrate
-
-        return calibrate(rest)
-    if verb == "cost":
-        from vlmablate.cost import run as cost
-
-        return cost(rest)
-    if verb == "replay":
-        from vlmablate.replay import run as replay
-
-        return replay(rest)
-    raise unknown_name("verb", verb, VERBS)
-
-
-def _wants_help(arguments: list[str], text: str) -> bool:
-    if any(word in ("-h", "--help") for word in arguments):
-        print(text)
-        return True
-    return False
-
-
-REPORT_HELP = """\
-usage: vlmablate report STUDY
-
-Writes results.parquet, significance.csv, report.ipynb and report.html of a study from what is there.
-Names of studies: vlmablate status"""
-
-
-def _report(arguments: list[str]) -> int:
-    if _wants_help(arguments, REPORT_HELP):
+    work: Callable[[list[str]], int]
+    if verb in LIVED_WITH:
+        work = getattr(verbs, verb)
+    else:
+        work = importlib.import_module(MODULES[verb]).run
+    try:
+        return work(rest)
+    except verbs.Help as asked:
+        print(asked)
         return 0
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise UserError(REPORT_HELP)
-    from vlmablate.orchestration.controller import rebuild_report
-    from vlmablate.paths import home
-
-    made = rebuild_report(arguments[0], home())
-    for verdict in made["verdicts"]:
-        print(verdict)
-    print(f"report: {made['html']}")
-    return 0
 
 
 def _fetch(arguments: list[str]) -> int:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from vlmablate.arguments import whole_number
 from vlmablate.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ MODES = ("plan", "run")
 DEFAULT_SEEDS = "3"
 DEFAULT_SCALE = "tiny"
 DEFAULT_LAUNCHER = "local"
-_OWN = ("axis", "seeds", "scale", "mode", "launcher", "study", "detach")
+DEFAULT_MAX_SEEDS = "12"
+REPLICATE = ("fixed", "adaptive")
+_OWN = ("axis", "seeds", "scale", "mode", "launcher", "study", "detach", "replicate", "max_seeds", "budget")
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -29,7 +32,8 @@ _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class Arguments:
     """The command line of a sweep, checked for form; names are checked against the catalogue later.
 
-    ``axis`` is empty for a declared study; seeds and scale are None where its file is to say them.
+    ``axis`` is empty for a declared study; seeds and scale are None where its file is to say them. ``max_seeds`` is set
+    where seeds are given out by need, with at most ``budget`` runs of every axis (None: no limit), and seeds is None.
     """
 
     axis: str
@@ -40,12 +44,18 @@ class Arguments:
     study: str
     overrides: tuple[str, ...]
     detach: bool = False
+    max_seeds: int | None = None
+    budget: int | None = None
 
     def command(self) -> str:
         """The command that asks for the same thing, in a fixed form; fit for copying into a shell."""
         words = [f"axis={self.axis}"] if self.axis else [f"study={self.study}"]
         if self.seeds is not None:
             words.append(f"seeds={_seeds_text(self.seeds)}")
+        if self.max_seeds is not None:
+            words += ["replicate=adaptive", f"max_seeds={self.max_seeds}"]
+        if self.budget is not None:
+            words.append(f"budget={self.budget}")
         if self.scale is not None:
             words.append(f"scale={self.scale}")
         if self.launcher != DEFAULT_LAUNCHER:
@@ -84,7 +94,8 @@ def parse(argv: list[str]) -> Arguments:
     """Read the arguments of a sweep.
 
     Raises:
-        UserError: for a word that is no ``key=value``, a repeated key, a missing axis, or an unknown mode.
+        UserError: for a word that is no ``key=value``, a repeated key, a missing axis, an unknown mode, and for seeds,
+            max_seeds or a budget that do not go with the way of replication.
     """
     own: dict[str, str] = {}
     overrides = []
@@ -113,8 +124,10 @@ def parse(argv: list[str]) -> Arguments:
     if own.get("detach", "false") not in ("true", "false"):
         raise UserError(f"detach must be true or false, not '{own['detach']}'")
     axis = own.get("axis", "")
+    max_seeds, budget = _adaptive(own)
     if axis:
-        own = {"seeds": DEFAULT_SEEDS, "scale": DEFAULT_SCALE, **own}
+        usual = {"scale": DEFAULT_SCALE} | ({"seeds": DEFAULT_SEEDS} if max_seeds is None else {})
+        own = {**usual, **own}
     return Arguments(
         axis=axis,
         seeds=parse_seeds(own["seeds"]) if "seeds" in own else None,
@@ -124,7 +137,30 @@ def parse(argv: list[str]) -> Arguments:
         study=study,
         overrides=tuple(overrides),
         detach=own.get("detach") == "true",
+        max_seeds=max_seeds,
+        budget=budget,
     )
+
+
+def _adaptive(own: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """(max_seeds, budget) of replicate=adaptive; (None, None) for a fixed grid."""
+    replicate = own.get("replicate", "fixed")
+    if replicate not in REPLICATE:
+        raise unknown_name("replicate", replicate, REPLICATE)
+    if replicate == "fixed":
+        for key in ("max_seeds", "budget"):
+            if key in own:
+                raise UserError(
+                    f"{key}={own[key]} is a limit of replicate=adaptive; a fixed grid has seeds=N runs of every choice"
+                )
+        return None, None
+    if "seeds" in own:
+        raise UserError(
+            f"seeds={own['seeds']} asks for a fixed grid, and replicate=adaptive decides itself who gets seeds; "
+            "give max_seeds=N, or leave replicate=adaptive out"
+        )
+    max_seeds = whole_number("max_seeds", own.get("max_seeds", DEFAULT_MAX_SEEDS), 2)
+    return max_seeds, whole_number("budget", own["budget"], 1) if "budget" in own else None
 
 
 def _axes() -> str:
@@ -152,7 +188,9 @@ def asked(arguments: Arguments) -> Sweep:
     from vlmablate.design.declarations import load_declaration
 
     declared = load_declaration(arguments.study)
-    seeds = arguments.seeds or parse_seeds(declared.seeds or DEFAULT_SEEDS)
+    seeds = arguments.seeds
+    if seeds is None and arguments.max_seeds is None:
+        seeds = parse_seeds(declared.seeds or DEFAULT_SEEDS)
     scale = arguments.scale or declared.scale or DEFAULT_SCALE
     # A study of another scale, or with more overrides than were declared, has a name of its own.
     extra = Request(axis="", overrides=arguments.overrides).suffix
@@ -167,11 +205,12 @@ def asked(arguments: Arguments) -> Sweep:
 def _request(arguments: Arguments) -> Request:
     from vlmablate.orchestration.study import Request
 
-    assert arguments.seeds is not None
     assert arguments.scale is not None
     return Request(
         axis=arguments.axis,
-        seeds=arguments.seeds,
+        seeds=arguments.seeds or (),
+        max_seeds=arguments.max_seeds,
+        budget=arguments.budget,
         scale=arguments.scale,
         launcher=arguments.launcher,
         study=arguments.study,
@@ -186,7 +225,7 @@ def help_text() -> str:
 Answer a design question of a vision-language model: train every choice with several seeds, compare, report.
 
 usage: python -m vlmablate.sweep axis=NAME [seeds=3] [scale=tiny] [mode=run] [launcher=local] [study=NAME]
-                                 [group=option ...] [key.sub=value ...]
+                                 [replicate=adaptive] [group=option ...] [key.sub=value ...]
        python -m vlmablate.sweep study=NAME [...]
 
 the questions:
@@ -196,6 +235,9 @@ studies of several questions (sweeps/NAME.yaml), planned and computed together, 
 {_studies()}
 
   seeds=3             independent trainings of every choice: 3 means the seeds 0, 1, 2; [0,4] lists them
+  replicate=adaptive  instead of seeds=: more seeds only for the choices that are neither told apart from the baseline
+                      nor equivalent to it, up to max_seeds=12 of each and, with budget=30, 30 runs of a question;
+                      chances of error hold over all looks, and the report says why each choice stopped
   scale=tiny          model and data size: tiny (pretrained parts, real pictures), or smoke (seconds,
                       no downloads); 7b and 13b can be priced (vlmablate cost), not trained yet
   mode=plan           only show the steps (new, failed, live, done, shared), hours and disk, what sharing saves, and
@@ -214,8 +256,9 @@ examples:
   python -m vlmablate.sweep axis=image_resize mode=plan             what would be done, and how long it takes
   python -m vlmablate.sweep axis=image_resize                       do it; Ctrl-C and the same command goes on
   python -m vlmablate.sweep axis=fusion seeds=5                     more seeds: only the new ones are trained
+  python -m vlmablate.sweep axis=fusion replicate=adaptive          more seeds only where they decide something
   python -m vlmablate.sweep axis=image_resize scale=smoke seeds=2   the whole way in seconds
-  python -m vlmablate.sweep study=quickstart mode=plan              two questions at once, and what that saves
+  python -m vlmablate.sweep study=quickstart mode=plan              three questions at once, and what that saves
 
 The same command on a finished study submits nothing. Watch from elsewhere with: vlmablate status
 Results go to $VLMABLATE_HOME (default ./outputs), downloads to $VLMABLATE_CACHE (default: the user's

@@ -116,7 +116,7 @@ def test_subsets_of_a_benchmark_are_shown(built: Built, reader: Reader) -> None:
 
 
 def test_the_page_is_in_order_and_stands_alone(built: Built, reader: Reader) -> None:
-    order = "forest benchmarks pairs improvement seeds variance calibration power arms examples training cost"
+    order = "forest benchmarks pairs improvement seeds variance calibration power arms examples overlap training cost"
     assert reader.anchors == [*order.split(), *["caveats", "paper", "methods", "provenance", "commands"]]
     assert all(address.startswith(("data:", "#")) for address in reader.addresses)
     assert {f"#{anchor}" for anchor in reader.anchors} >= set(re.findall(r'href="(#[a-z]+)"', built.page)) - {

@@ -12,7 +12,7 @@ from typing import Any
 from vlmablate.design.compose import composer
 from vlmablate.errors import DiskFull, UserError, unknown_name
 from vlmablate.files import read_json, write_json
-from vlmablate.orchestration import drift, provenance
+from vlmablate.orchestration import adaptive, drift, provenance
 from vlmablate.orchestration.compositions import Compositions
 from vlmablate.orchestration.debug import DebugExecutor
 from vlmablate.orchestration.devices import devices_for
@@ -69,6 +69,8 @@ class Controller:
             self._report(f"{other}; {does.get(work.policy.on_drift, 'a run would keep them')}")
         rerun = other is not None and work.policy.on_drift == "rerun"
         if plan.finished and not rerun:
+            for study in work.studies:
+                self._say_ended(work, study)
             self._report("nothing to submit: every run is done")
             return EXIT_OK
         return EXIT_WORK
@@ -93,6 +95,8 @@ class Controller:
                 plan = self._make_plan(work)
                 with self._hold(work) as followed:
                     again = self._mind_code(work) or followed
+                    if again and work.adaptive:
+                        work = self._prepare(fetch=False)  # other scores, other wishes
                     return self._work(work, self._make_plan(work) if again else plan)
             except KeyboardInterrupt:
                 self._report(f"stopped; finished steps are kept. To go on: {self._sweep.command}")
@@ -196,11 +200,46 @@ class Controller:
     # Working
 
     def _work(self, work: Work, plan: Plan) -> int:
+        """Compute, ask adaptive studies what they want with the scores that there are now, and so on; then report."""
         self._say_head(work)
         for text in summary(plan):
             self._report(text)
         self._declare(work, plan)
-        outcome = Outcome()
+        plan, outcome = self._compute(work, plan, Outcome())
+        while plan.finished and work.growing and not outcome.detached:
+            before = {run.run_id for run in work.runs}
+            work = self._prepare(fetch=False)
+            # What is wanted now may be there since long ago. A warning was given at the start.
+            if work.policy.on_drift != "warn" and self._mind_code(work):
+                work = self._prepare(fetch=False)
+            more = {run.run_id for run in work.runs} - before
+            plan = self._make_plan(work)
+            self._declare(work, plan)
+            if plan.finished and not more:
+                break
+            self._report(f"adaptive replication goes on; runs that are wanted now: {len(more)}")
+            plan, outcome = self._compute(work, plan, outcome)
+        if outcome.detached:
+            return self._say_detached(work, outcome)
+        if plan.finished:
+            close_finished(self._store.home, self._store.has_result)
+            what = "writing the report" if len(work.studies) == 1 else "writing the reports"
+            end = f"; {what}" if outcome.computed else ", nothing to submit"
+            self._report(f"all {len(plan.runs)} runs are done{end}")
+        # Of several studies, those that are whole are reported whatever happened to the others.
+        rebuilt = False
+        for study in work.studies:
+            if study.done(plan.done) == len(study.runs):
+                self._say_ended(work, study)
+                rebuilt |= self._build(work, study)
+            if work.tracking is not None:
+                track(study.folder, study.runs, self._store, work.tracking, self._report)
+        if len(work.studies) > 1 and (rebuilt or not (work.folder / "index.html").exists()):
+            self._write_page()
+        return EXIT_OK if plan.finished else self._say_unfinished(work, plan, outcome)
+
+    def _compute(self, work: Work, plan: Plan, outcome: Outcome) -> tuple[Plan, Outcome]:
+        """Compute what the plan lacks. Returns how it stands then, and what was computed on top of `outcome`."""
         for _ in range(MAX_ROUNDS):
             for damaged in plan.corrupt:
                 self._store.quarantine(damaged.directory, damaged.reason, self._report)
@@ -212,32 +251,27 @@ class Controller:
             if not outcome.replan or outcome.failures or outcome.disk_full or outcome.interrupted:
                 break
             plan = self._make_plan(work)
-        if outcome.detached:
-            return self._say_detached(work, outcome)
-        if outcome.interrupted:
+        if outcome.interrupted and not outcome.detached:
             raise KeyboardInterrupt
-        if not plan.finished:
-            plan = self._make_plan(work)
-        if plan.finished:
-            close_finished(self._store.home, self._store.has_result)
-            what = "writing the report" if len(work.studies) == 1 else "writing the reports"
-            end = f"; {what}" if outcome.computed else ", nothing to submit"
-            self._report(f"all {len(plan.runs)} runs are done{end}")
-        # Of several studies, those that are whole are reported whatever happened to the others.
-        for study in work.studies:
-            if study.done(plan.done) == len(study.runs):
-                self._build(work, study)
-            if work.tracking is not None:
-                track(study.folder, study.runs, self._store, work.tracking, self._report)
-        return EXIT_OK if plan.finished else self._say_unfinished(work, plan, outcome)
+        return plan if plan.finished or outcome.detached else self._make_plan(work), outcome
 
-    def _build(self, work: Work, study: Study) -> None:
+    def _build(self, work: Work, study: Study) -> bool:
+        """Report a study, and say its verdicts. Returns whether anything was written anew."""
         made = self._parts.build_report(study.folder)
         if len(work.studies) > 1:
             self._report(f"study {study.request.name}")
         for verdict in made["verdicts"]:
             self._report(str(verdict))
         self._report(f"report: {made['html']}")
+        return bool(made.get("rebuilt", True))
+
+    def _write_page(self) -> None:
+        """The page over all axes beside their reports; it only reads what is there."""
+        from vlmablate.report.study_page import write_page
+        from vlmablate.report.study_page_declared import index_of_sweep
+
+        page = write_page(index_of_sweep(self._sweep, self._parts.axes), self._parts.home)
+        self._report(f"all axes: {page}")
 
     def _declare(self, work: Work, plan: Plan) -> None:
         """Write every study's ``study.json``, and keep what was composed for it."""
@@ -249,7 +283,7 @@ class Controller:
                 declared["command"] = study.request.command
                 declared["provenance"].update(facts)
             declared["analysis_history"] = analysis_history(
-                declared["analysis_history"], declared["analysis"], done
+                declared["analysis_history"], declared["analysis"], done, declared.get("replicate")
             )
             path = study.folder / "study.json"
             with suppress(FileNotFoundError, ValueError):
@@ -334,14 +368,22 @@ class Controller:
         spread = measured_spread(self._store.home, work.studies[0].request.scale) or assumed
         alike: dict[str, list[str]] = {}
         for study in work.studies:
-            axis, settings = study.axis, study.declared["analysis"]
-            seeds = len(study.request.seeds)
-            text = costs.detectable_line(len(axis.arms), len(axis.contexts), seeds, settings, spread)
-            alike.setdefault(text, []).append(axis.name)
+            axis, settings, request = study.axis, study.declared["analysis"], study.request
+            if request.max_seeds is not None:
+                texts = adaptive.plan_text(axis, request.max_seeds, request.budget, settings, spread)
+            else:
+                seeds = len(request.seeds)
+                texts = [costs.detectable_line(len(axis.arms), len(axis.contexts), seeds, settings, spread)]
+            alike.setdefault("\n".join(texts), []).append(axis.name)
         for text, axes in alike.items():
             self._report(f"{', '.join(axes)}: {text}" if len(work.studies) > 1 else text)
         if work.launcher == "slurm":
             self._say_submission(work, plan)
+
+    def _say_ended(self, work: Work, study: Study) -> None:
+        """Why the contrasts of an adaptive study stopped; nothing for a fixed grid."""
+        for text in study.lines:
+            self._report(f"{study.axis.name}: {text}" if len(work.studies) > 1 else text)
 
     def _say_submission(self, work: Work, plan: Plan) -> None:
         from vlmablate.orchestration import costs, preview

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlmablate.design.catalogue import Axis
 from vlmablate.design.spec import RunSpec
+from vlmablate.orchestration import adaptive
 from vlmablate.orchestration.drift import RunDrift, config_drift
 from vlmablate.orchestration.estimates import Declared, Estimator, read_estimates
 from vlmablate.orchestration.local import count_slots, read_need
@@ -31,7 +32,10 @@ from vlmablate.tracking.settings import Tracking, read_tracking, require_wandb
 
 @dataclass(frozen=True)
 class Study:
-    """One axis of a sweep: its folder, its runs, its declaration, and what changed since it was last declared."""
+    """One axis of a sweep: its folder, its runs, its declaration, and what changed since it was last declared.
+
+    lines: what an adaptive study has to say once it wants no more runs; empty before, and for a fixed grid.
+    """
 
     request: Request
     axis: Axis
@@ -39,6 +43,7 @@ class Study:
     runs: tuple[RunSpec, ...]
     declared: dict[str, Any]
     drifts: tuple[RunDrift, ...]
+    lines: tuple[str, ...] = ()
 
     def done(self, finished: frozenset[str]) -> int:
         """How many of its runs are among the finished ones."""
@@ -76,6 +81,16 @@ class Work:
     def runs(self) -> list[RunSpec]:
         """The runs of all studies; what several of them want is there several times."""
         return [run for study in self.studies for run in study.runs]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether what is wanted depends on scores."""
+        return any(study.request.max_seeds is not None for study in self.studies)
+
+    @property
+    def growing(self) -> bool:
+        """Whether some study may want more runs once it has the scores of these."""
+        return any(study.request.max_seeds is not None and not study.lines for study in self.studies)
 
     @property
     def launcher(self) -> str:
@@ -142,19 +157,37 @@ def _study(
     store: Store,
 ) -> Study:
     used = {name: digests[name] for name in required_assets(cells, source)}
-    runs = build_runs(cells, request.seeds, used, source, request.scale)
+    analysis = declared_analysis(cells)
+    lines: tuple[str, ...] = ()
+    if request.max_seeds is None:
+        runs = build_runs(cells, request.seeds, used, source, request.scale)
+    else:
+        seeds = range(adaptive.most_seeds(axis, request.max_seeds, request.budget, analysis))
+        candidates = build_runs(cells, seeds, used, source, request.scale)
+        following = adaptive.next_round(
+            axis,
+            candidates,
+            adaptive.finished(candidates, store),
+            max_seeds=request.max_seeds,
+            budget=request.budget,
+            analysis=analysis,
+        )
+        runs, lines = list(following.runs), following.lines
     folder = home / "studies" / request.name
     existing = check_same_study(folder, request)
-    analysis = declared_analysis(cells)
     declared = declaration(request, axis, runs, store, analysis, {"assets": used})
     declared["analysis_history"] = list((existing or {}).get("analysis_history", []))
     # A command that only looks at finished work keeps the provenance, and the words, of the one that did it.
     if existing is not None:
         declared["provenance"] = {**existing.get("provenance", {}), "assets": used}
-        if existing["seeds"] == declared["seeds"] and existing.get("analysis") == analysis:
+        # The seeds of an adaptive study grow with every round.
+        alike = (
+            ("analysis", "replicate") if request.max_seeds is not None else ("analysis", "replicate", "seeds")
+        )
+        if all(existing.get(key) == declared.get(key) for key in alike):
             declared["command"] = existing["command"]
     drifts = config_drift(existing, runs, store) if existing is not None else []
-    return Study(request, axis, folder, tuple(runs), declared, tuple(drifts))
+    return Study(request, axis, folder, tuple(runs), declared, tuple(drifts), lines)
 
 
 def _fetched(names: list[str], source: AssetSource, report: Callable[[str], None]) -> dict[str, str]:

@@ -11,9 +11,11 @@ from vlmablate.design.catalogue import Axis, load_axis
 from vlmablate.design.compose import Composer
 from vlmablate.design.identity import short_id
 from vlmablate.design.patches import Patches
+from vlmablate.design.published import check_published
+from vlmablate.design.seeds import with_seeds
 from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.design.stage_choices import check_stages
-from vlmablate.design.steps import build_run, with_seeds
+from vlmablate.design.steps import build_run
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.files import read_json
 from vlmablate.orchestration.plan import unique_steps
@@ -42,6 +44,10 @@ class AssetSource(Protocol):
         """Name of a tower or pretrained language model -> which weights it has, ``random`` for one without."""
         ...
 
+    def published(self, config: dict[str, Any]) -> dict[str, str]:
+        """Name of a source of records, or a benchmark, that is read out of a folder -> digest of its annotations."""
+        ...
+
     def status(self) -> Sequence[Any]:
         """Rows with ``name``, ``bytes`` and ``state`` (``ready…`` when the set is whole); fetches nothing."""
         ...
@@ -51,16 +57,22 @@ NO_IDENTITY = frozenset({"analysis", "estimates", "execution", "policy", "slurm"
 """Parts of a configuration that enter no step: how to run, and what is concluded. A study keeps its name, and what it
 has computed, whatever they say.
 """
+PLACES = ("benchmark.folder", "data.folders")
+"""The same for keys that say where something lies on a machine."""
 
 
 def _enters_no_id(override: str) -> bool:
-    return override.lstrip("+~").partition("=")[0].partition(".")[0] in NO_IDENTITY
+    key = override.lstrip("+~").partition("=")[0]
+    return key.partition(".")[0] in NO_IDENTITY or any(f"{key}.".startswith(f"{place}.") for place in PLACES)
 
 
 @dataclass(frozen=True)
 class Request:
     """What the user asked for: one axis, its seeds, one scale, where to run, and overrides of the
     configuration.
+
+    ``max_seeds`` is set where replication is adaptive: :mod:`vlmablate.orchestration.adaptive` then says which runs are
+    wanted, at most ``budget`` of them (None: no limit), and ``seeds`` plays no part.
     """
 
     axis: str
@@ -70,6 +82,13 @@ class Request:
     study: str = ""
     overrides: tuple[str, ...] = ()
     command: str = ""
+    max_seeds: int | None = None
+    budget: int | None = None
+
+    @property
+    def replicate(self) -> dict[str, int | None] | None:
+        """What is declared about adaptive replication; None for a fixed grid of seeds."""
+        return None if self.max_seeds is None else {"max_seeds": self.max_seeds, "budget": self.budget}
 
     @property
     def name(self) -> str:
@@ -135,21 +154,11 @@ def compose_cells(request: Request, composer: Composer, axes: Path | None = None
     for context in axis.contexts:
         for arm in axis.arms:
             config = patches.compose([context.overrides, arm.overrides])
-            _check_data(config)
             check_stages(config)
+            check_published(config)
             config["precision"] = resolve_precision(config.get("precision"))
             cells.append(Cell(arm.name, context.name, config))
     return axis, cells
-
-
-def _check_data(config: Mapping[str, Any]) -> None:
-    """Refuse published data: its importers are not in yet, so models of the paper's size are priced, not trained."""
-    data = config.get("data") or {}
-    if "mix" in data:
-        raise UserError(
-            f"data={data.get('name')} cannot be trained on by this version, which has no importer for it.\n"
-            "What it would cost: vlmablate cost paper=one-stage+7b. What can be trained: scale=tiny, scale=smoke"
-        )
 
 
 def resolve_precision(asked: Any, flags: frozenset[str] | None = None) -> str:
@@ -188,6 +197,7 @@ def build_runs(
             seed=seeds[0],
             assets={name: digests[name] for name in sorted(pictures)},
             weights=weights,
+            published=source.published(cell.config),
             scale=scale,
             known=known,
         )
@@ -234,19 +244,30 @@ def declared_analysis(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def analysis_history(
-    before: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], runs_with_scores: int
+    before: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    runs_with_scores: int,
+    replicate: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Which settings were declared, oldest first, and how many runs had scores by then.
 
-    An entry is added when the settings differ from the last one. Settings that nobody saw the scores of replace the
-    last entry: they were still free to choose.
+    An entry is added when the settings differ from the last one, or how seeds are given out does (``replicate``, see
+    Request; it is in the entry where replication was adaptive): the error rates of an adaptive study hold for limits
+    that were declared beforehand. Settings that nobody saw the scores of replace the last entry: they were still free
+    to choose.
     """
     entries = [dict(entry) for entry in before]
-    if entries and entries[-1]["settings"] == dict(settings):
+    declared: dict[str, Any] = {"settings": dict(settings)}
+    if replicate is not None:
+        declared["replicate"] = dict(replicate)
+    if (
+        entries
+        and {key: value for key, value in entries[-1].items() if key != "runs_with_scores"} == declared
+    ):
         return entries
     if entries and not runs_with_scores and not entries[-1]["runs_with_scores"]:
         entries.pop()
-    return [*entries, {"settings": dict(settings), "runs_with_scores": runs_with_scores}]
+    return [*entries, {**declared, "runs_with_scores": runs_with_scores}]
 
 
 def declaration(
@@ -260,11 +281,14 @@ def declaration(
     """The content of ``study.json``."""
     steps = unique_steps(runs)
     folders = {kind: store.listing(kind) for kind in {step.kind for step in steps.values()}}
+    replicate = request.replicate
+    seeds = list(request.seeds) if replicate is None else sorted({run.seed for run in runs})
     return {
         "name": request.name,
         "axis": axis.to_dict(),
         "scale": request.scale,
-        "seeds": list(request.seeds),
+        "seeds": seeds,
+        **({} if replicate is None else {"replicate": replicate}),
         "baseline": axis.baseline,
         "contexts": [context.name for context in axis.contexts],
         "overrides": list(request.of_runs),

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmablate.data.overlap_table import FILE as OVERLAP
 from vlmablate.files import read_json, sha256_file, write_json, write_with
 from vlmablate.paths import resource
 from vlmablate.report.study import Study
@@ -29,14 +30,16 @@ OUTPUTS = (
     "results.parquet",
     "benchmarks.json",
     *(f"{name}.csv" for name in TABLES),
+    "secondary.csv",
     "report.ipynb",
     "report.html",
 )
 
 
 def _records(study: Study) -> Iterator[tuple[str, str]]:
-    """(name, path) of the results and specs of the study's steps."""
+    """(name, path) of the results and specs of the study's steps, and of the table of shared pictures beside it."""
     home = str(study.home)
+    yield OVERLAP, f"{study.folder}/{OVERLAP}"
     for step_id, step in sorted(study.facts["steps"].items()):
         for name in ("result.json", "spec.json"):
             yield f"{step_id}/{name}", f"{home}/{step['dir']}/{name}"
@@ -47,7 +50,7 @@ def _sources() -> list[tuple[str, str]]:
     package, analysis = str(Path(__file__).resolve().parents[1]), str(resource("analysis"))
     found = [
         (f"{folder.rpartition('/')[2]}/{name}", f"{folder}/{name}")
-        for folder in (f"{package}/stats", f"{package}/report", analysis)
+        for folder in (f"{package}/stats", f"{package}/stats/adaptive", f"{package}/report", analysis)
         for name in os.listdir(folder)
         if (name.endswith(".py") if folder != analysis else name.startswith(("report.", "macros.")))
     ]
@@ -130,6 +133,7 @@ def declare(study: Study, collected: Collected) -> Design:
     from vlmablate.stats.declaration import Design, read_analysis
 
     settings, families = read_analysis(study.facts.get("analysis"))
+    replicate = study.facts.get("replicate") or {}
     arms = study.arms if study.baseline in study.arms else [study.baseline, *study.arms]
     known: dict[str, dict[str, Any]] = {key: {} for key in ("metric", "majority")}
     for name, facts in collected.benchmarks.items():
@@ -145,6 +149,8 @@ def declare(study: Study, collected: Collected) -> Design:
         majority=known["majority"],
         families=families,
         settings=settings,
+        max_seeds=replicate.get("max_seeds"),
+        budget=replicate.get("budget"),
     )
 
 
@@ -157,15 +163,17 @@ def write_tables(analysis: Any, folder: Path) -> None:
 
 def _build(study: Study) -> dict[str, Any]:
     # Heavy imports stay here: a finished sweep that is started again must not pay for them.
-    from vlmablate.report import collect, figures, html, notebook, page
+    from vlmablate.report import behaviour, behaviour_tests, collect, figures, html, notebook, page
     from vlmablate.stats.table import analyse
 
     collected = collect.collect(study)
     collect.write_results(collected, study.folder)
     analysis = analyse(collected.results, declare(study, collected))
     write_tables(analysis, study.folder)
+    secondary = behaviour_tests.secondary(collected.results, analysis.design)
+    behaviour.write_secondary(secondary, study.folder)
     drawn = figures.save_all(study, analysis, study.folder / "figures")
-    values = page.page(study, collected, analysis)
+    values = page.page(study, collected, analysis, secondary)
     verdicts = [verdict["text"] for verdict in values["verdicts"]]
 
     source = (resource("analysis") / "report.py").read_text(encoding="utf-8")
@@ -182,6 +190,7 @@ def _build(study: Study) -> dict[str, Any]:
         (name, sha256_file(study.folder / name))
         for name in ("study.json", "results.parquet", "significance.csv")
     ]
-    text = html.render({**values, "digests": digests, "notebook_note": note}, drawn, resource("analysis"))
+    values |= {"replication": analysis.replication, "digests": digests, "notebook_note": note}
+    text = html.render(values, drawn, resource("analysis"))
     html.write(text, study.folder / "report.html")
     return {"verdicts": verdicts, "missing": collected.missing, "digests": dict(digests)}

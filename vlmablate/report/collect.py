@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("prediction", "target")),
     ]
 )
-"""Columns of results.parquet; `score` is a fraction in [0, 1]."""
+"""Columns of results.parquet; `score` is a fraction in [0, 1], of secondary metrics a number in a unit of its own."""
 
 EXAMPLE_COLUMNS = [
     "benchmark",
@@ -52,7 +52,7 @@ class Collected:
 
     results: the long table. missing: runs without scores, each {arm, context, seed, run_id, reason}.
     benchmarks: name -> {metric, majority, chance}, fractions, as the evaluate steps report them (equal for
-    all runs).
+    all runs); all None for a benchmark outside the suite, whose metrics are all secondary.
     """
 
     results: pd.DataFrame
@@ -64,7 +64,7 @@ def read_examples(study: Study, run: Run) -> pd.DataFrame:
     """One run's example table with text ids, sorted by example.
 
     Raises UserError naming the file for: a missing or altered file, missing columns, duplicate example ids,
-    scores that are not finite fractions.
+    scores that are not finite, and those of a primary metric that are no fractions.
     """
     step_id = run.steps["evaluate"]
     path = study.directory(step_id) / "examples.parquet"
@@ -87,11 +87,15 @@ def read_examples(study: Study, run: Run) -> pd.DataFrame:
             table[name] = table[name].map(str, na_action="ignore").astype(object)
     if table[[*KEY, "cluster_id"]].isna().to_numpy().any():
         raise UserError(f"{path} has rows without an id, cluster, split or metric")
+    facts = study.results[step_id]["payload"]["benchmarks"]
+    metrics = {name: found.get("metric") for name, found in facts.items()}
+    primary = (table["metric"] == table["benchmark"].map(metrics)).to_numpy()
     score = table["score"].to_numpy(dtype=np.float64)
-    bad = ~(np.isfinite(score) & (score >= 0) & (score <= 1))
+    bad = ~np.isfinite(score) | (primary & ((score < 0) | (score > 1)))
     if bad.any():
         row = table[bad].iloc[0]
-        raise UserError(f"{path}: score {row.score} of {row.benchmark}/{row.example_id} is not in [0, 1]")
+        what = "is not in [0, 1]" if np.isfinite(row.score) else "is no finite number"
+        raise UserError(f"{path}: score {row.score} of {row.benchmark}/{row.example_id} {what}")
     twice = table.duplicated(KEY, keep=False)
     if twice.any():
         raise UserError(f"{path} scores the same example more than once: {_names(table[twice])}")
@@ -123,7 +127,8 @@ def _check_same_examples(first: tuple[Run, pd.DataFrame], other: tuple[Run, pd.D
 def _check_same_facts(known: dict[str, dict[str, Any]], facts: dict[str, Any], run: Run) -> None:
     """Record a run's benchmark facts; raise UserError if they contradict what earlier runs said."""
     for name, values in facts.items():
-        entry = {key: values.get(key) for key in ("metric", "majority", "chance")}
+        in_suite = values.get("suite", True)
+        entry = {key: values.get(key) if in_suite else None for key in ("metric", "majority", "chance")}
         other = known.setdefault(name, entry)
         same_metric = other["metric"] == entry["metric"]
         if not same_metric or abs((other["majority"] or 0.0) - (entry["majority"] or 0.0)) > 1e-6:

@@ -13,10 +13,10 @@ from vlmablate.stats.declaration import read_analysis
 
 def declared_sentence(study: Study) -> str:
     """Which settings differ from their defaults, and how many runs had scores when they were declared."""
-    usual = _flat(None)
+    usual = _flat(None) | _replication({})
     changed = [
         f"{name} = {value}"
-        for name, value in _flat(study.facts.get("analysis")).items()
+        for name, value in (_flat(study.facts.get("analysis")) | _replication(study.facts)).items()
         if usual.get(name) != value
     ]
     what = (
@@ -45,7 +45,7 @@ def late_changes(study: Study) -> list[str]:
     """Declarations that were made while scores were there to be seen, one sentence each."""
     told, before = [], None
     for entry in study.facts.get("analysis_history") or []:
-        settings, runs = _flat(entry["settings"]), int(entry["runs_with_scores"])
+        settings, runs = _flat(entry["settings"]) | _replication(entry), int(entry["runs_with_scores"])
         if runs and before is None:
             told.append(
                 f"The settings of the analysis were first recorded when {plural(runs, 'run')} had scores, so nothing "
@@ -72,3 +72,13 @@ def _flat(declared: Mapping[str, Any] | None) -> dict[str, str]:
         for name, value in asdict(settings).items()
     }
     return flat | {f"family of {benchmark}": family for benchmark, family in sorted(families.items())}
+
+
+def _replication(declared: Mapping[str, Any]) -> dict[str, str]:
+    """How seeds are given out, as text: a fixed grid, or the limits of adaptive replication."""
+    limits = declared.get("replicate")
+    if limits is None:
+        return {"replicate": "fixed"}
+    return {"replicate": "adaptive"} | {
+        key: "no limit" if value is None else str(value) for key, value in limits.items()
+    }

@@ -91,6 +91,12 @@ def _design_test(analysis: Analysis) -> str:
             f"t over seeds with the error variance pooled over all {plural(analysis.cells, 'cell')} of the "
             f"study{df}, which assumes that all arms vary equally from seed to seed{blocks}"
         )
+    if any(text.startswith("group-sequential") for text in texts):
+        used.append(
+            "of the suite contrasts, which get seeds until they are decided: the same t at every look, with one-sided "
+            "p-values made valid over all looks by error spending (Lan–DeMets; the smallest so far counts) and "
+            "repeated confidence intervals"
+        )
     if any("tipping" in text for text in texts):
         used.append("none with one seed per arm; the tipping seed SD is given instead")
     pairing = (

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pandas as pd
+
 from vlmablate.report import formatting as fmt
+from vlmablate.report.behaviour import behaviour
 from vlmablate.report.caveats import caveats
 from vlmablate.report.collect import Collected
 from vlmablate.report.cost import Cost, by_arm, by_kind, sharing
 from vlmablate.report.declared import declared_sentence
+from vlmablate.report.overlap import overlap_cells, shared_pictures
 from vlmablate.report.records import Record
 from vlmablate.report.sections import outlook, primary_rows, sections, verdicts
 from vlmablate.report.sentences import paper_sentence
@@ -97,14 +101,15 @@ def cost_cells(cost: Cost) -> Record:
     }
 
 
-def page(study: Study, collected: Collected, analysis: Analysis) -> Record:
-    """Everything the template prints, in the order of the page."""
+def page(study: Study, collected: Collected, analysis: Analysis, secondary: pd.DataFrame) -> Record:
+    """Everything the template prints, in the order of the page. secondary: as `behaviour_tests.secondary` gives it."""
     view = outlook(
         analysis,
         str(study.facts.get("command", "python -m vlmablate.sweep")),
         not any(study.unfinished(run) for run in study.runs),
     )
     primary, arms = primary_rows(analysis), arm_configs(study)
+    shared = shared_pictures(study, collected)
     return {
         **sections(analysis, view),
         "name": study.name,
@@ -117,12 +122,14 @@ def page(study: Study, collected: Collected, analysis: Analysis) -> Record:
         "verdicts": verdicts(primary, view),
         "paper": paper_sentence(study.axis, primary),
         "subsets": subsets(study, collected),
+        "behaviour": behaviour(collected.results, secondary, analysis.design),
         "arms": arms,
         "differences": config_differences(arms),
         "cost": [cost_cells(cost) for cost in by_kind(study)],
         "cost_by_arm": [cost_cells(cost) for cost in by_arm(study)],
         "saved": fmt.duration(max(sharing(study), 0.0)),
-        "caveats": caveats(study, collected, analysis),
+        "overlap": None if shared is None else [overlap_cells(row) for row in shared],
+        "caveats": caveats(study, collected, analysis, shared),
         "declared": declared_sentence(study),
         "command": view.command,
         "provenance": sorted(_flat(study.facts.get("provenance") or {}).items()),

@@ -77,9 +77,11 @@ def consistent(row: Mapping[str, Any], alpha: float) -> None:
 
 
 def with_seeds(command: str, seeds: int) -> str:
-    """The study's command with another number of seeds: `seeds=N` replaced, or appended if it was not
-    given."""
-    words = [word for word in shlex.split(command) if not word.startswith("seeds=") and word != "mode=plan"]
+    """The study's command with a fixed number of seeds: `seeds=N`, in the place of what it said about seeds."""
+    own = ("seeds", "replicate", "max_seeds", "budget")
+    words = [
+        word for word in shlex.split(command) if word.partition("=")[0] not in own and word != "mode=plan"
+    ]
     return shlex.join([*words, f"seeds={seeds}"])
 
 

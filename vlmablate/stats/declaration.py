@@ -31,7 +31,8 @@ class Design:
     arms (baseline included) and contexts give the order of rows and panels. metrics: benchmark -> its primary
     metric. majority: benchmark -> score of the always-majority answer as a fraction; a benchmark that is not
     named there counts as carrying signal. families: benchmark -> family of related benchmarks, for the suite
-    level; a benchmark that is not named is a family of its own.
+    level; a benchmark that is not named is a family of its own. max_seeds is set where replication is adaptive
+    (vlmablate.stats.adaptive), with at most `budget` runs; None: a fixed number of seeds.
     """
 
     axis: str
@@ -42,6 +43,8 @@ class Design:
     majority: Mapping[str, float] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
+    max_seeds: int | None = None
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.baseline not in self.arms:

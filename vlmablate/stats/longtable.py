@@ -39,11 +39,13 @@ def read_long_table(
     columns: Mapping[str, str] | None = None,
     *,
     score_range: tuple[float, float] = (0.0, 1.0),
+    metrics: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Read the scores of `path` (.csv, .tsv, either with .gz, or .parquet): one row per run, example and metric.
 
     columns: our name -> the file's column, where they differ. score_range: (low, high) of the file's scores, which
-    are brought to fractions in [0, 1]; true and false are 1 and 0.
+    are brought to fractions in [0, 1]; true and false are 1 and 0. metrics: benchmark -> the metric that decides, where
+    it was chosen; scores of its other metrics may lie outside the range, since nothing is done with them.
 
     Returns panel.COLUMNS and, if every row has one, target and question, in the order of the file: seed whole
     numbers, score float64, metric text, the others categories. What the file lacks: context "default", split "test",
@@ -89,7 +91,7 @@ def read_long_table(
     if "cluster_id" not in texts:
         texts["cluster_id"] = joined(texts["benchmark"], texts["example_id"])
     score = _scores(path, theirs["score"], found.pop("score"))
-    _to_fractions(path, theirs["score"], score, (low, high), texts)
+    _to_fractions(path, theirs["score"], score, (low, high), texts, _deciding(texts, metrics or {}))
     # Columns of categories are comparable only with equal categories, and the panels compare metrics.
     metric = texts.pop("metric")
     table: dict[str, Any] = {"seed": seed, "score": score}
@@ -257,16 +259,25 @@ def _number(text: str) -> float | None:
         return None
 
 
+def _deciding(texts: Mapping[str, Coded], metrics: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Which rows hold the chosen metric of their benchmark, or belong to one without a choice: [rows]."""
+    benchmark, metric = texts["benchmark"], texts["metric"]
+    chosen = [[metrics.get(name, other) == other for other in metric.texts] for name in benchmark.texts]
+    table = np.array(chosen, dtype=bool)
+    return np.asarray(table[benchmark.codes, metric.codes])
+
+
 def _to_fractions(
     path: Path,
     name: str,
     score: NDArray[np.float64],
     score_range: tuple[float, float],
     texts: Mapping[str, Coded],
+    deciding: NDArray[np.bool_],
 ) -> None:
-    """Turn `score` into fractions of the range, in place. Raises DataError if any lies outside."""
+    """Turn `score` into fractions of the range, in place. Raises DataError if one that may decide lies outside."""
     low, high = score_range
-    outside = (score < low) | (score > high)
+    outside = deciding & ((score < low) | (score > high))
     if outside.any():
         shown = "; ".join(
             f"{score[i]:g} in row {i + 1:,} ({texts['benchmark'][i]}/{texts['example_id'][i]} of arm {texts['arm'][i]})"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from vlmablate.stats import companions, levels
 from vlmablate.stats.data import Data
 from vlmablate.stats.declaration import Design
-from vlmablate.stats.families import Row, adjusted_table
+from vlmablate.stats.families import PRIMARY, Row, adjusted_table
 from vlmablate.stats.pairwise import pairwise
 from vlmablate.stats.panel import Panels, align
 from vlmablate.stats.runs import PooledError
@@ -28,7 +29,8 @@ class Analysis:
     the arm scores above a run of the baseline. duplicates: questions asked twice about one picture. null_p: runs of
     the baseline arm compared as if they were designs. mde_curve: detectable difference of the suite contrast by
     seeds. run_scores, suite_scores: per run. signal: per benchmark. seed_sd, seed_df, cells: pooled spread between
-    seeds of the suite score. family_sizes: family -> tests in it.
+    seeds of the suite score. family_sizes: family -> tests in it. replication: of an adaptive study what was spent and
+    why each contrast stopped, in sentences; empty for a fixed number of seeds.
     """
 
     design: Design
@@ -47,13 +49,14 @@ class Analysis:
     seed_df: int
     cells: int
     family_sizes: dict[str, int]
+    replication: tuple[str, ...] = ()
 
 
 def significance(results: pd.DataFrame, design: Design) -> pd.DataFrame:
     """The significance table of the long table `results` (panel.COLUMNS, scores as fractions): columns
     families.COLUMNS, one row per contrast and level. Raises what `analyse` raises."""
-    data = Data.of(align(results, design.metrics), design)
-    return adjusted_table(_rows(data, levels.both_components(data)), design)
+    data = _data(align(results, design.metrics), design)
+    return _table(data, levels.both_components(data))[0]
 
 
 def analyse(results: pd.DataFrame, design: Design) -> Analysis:
@@ -67,9 +70,9 @@ def analyse(results: pd.DataFrame, design: Design) -> Analysis:
 
 def analyse_panels(panels: Panels, design: Design) -> Analysis:
     """The same for scores that are aligned already."""
-    data = Data.of(panels, design)
+    data = _data(panels, design)
     both = levels.both_components(data)
-    table = adjusted_table(_rows(data, both), design)
+    table, replication = _table(data, both)
     error = data.error(data.with_signal) if data.with_signal else PooledError(math.nan, 0, 0)
     sizes = table[table["p"].notna()].groupby("family").size()
     return Analysis(
@@ -89,7 +92,44 @@ def analyse_panels(panels: Panels, design: Design) -> Analysis:
         seed_df=error.df,
         cells=error.cells,
         family_sizes={str(family): int(size) for family, size in sizes.items()},
+        replication=replication,
     )
+
+
+def _data(panels: Panels, design: Design) -> Data:
+    """The scores; of an adaptive study, benchmarks carry the signal that they had at its first look."""
+    data = Data.of(panels, design)
+    if design.max_seeds is None:
+        return data
+    from vlmablate.stats.adaptive import scores
+
+    rule = scores.rule_of(design, design.max_seeds, design.budget)
+    signal = scores.first_signal(design, rule, data.run_scores)
+    return replace(data, signal=signal) if signal else data
+
+
+def _table(data: Data, both: levels.Both) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The significance table, and what an adaptive study says about its replication."""
+    design = data.design
+    table = adjusted_table(_rows(data, both), design)
+    if design.max_seeds is None:
+        return table, ()
+    # Imported here: what an adaptive study expects is simulated by the calibration, which simulates this table.
+    from vlmablate.stats.adaptive import conclusions, scores
+
+    rule = scores.rule_of(design, design.max_seeds, design.budget)
+    state = scores.follow(design, rule, data.run_scores)
+    arms = scores.alternates(design)
+    found = {conclusion.arm: conclusion for conclusion in conclusions.conclude(rule, state, arms)}
+    rows: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()} for row in table.to_dict("records")
+    ]
+    for row in rows:
+        if row["family"] == PRIMARY:
+            conclusion = found.get(row["arm"])
+            row |= conclusions.NOT_LOOKED_AT if conclusion is None else conclusions.columns(rule, conclusion)
+    lines = conclusions.report_lines(rule, state, list(found.values())) if found else [conclusions.NO_LOOK]
+    return pd.DataFrame(rows, columns=table.columns), tuple(lines)
 
 
 def _rows(data: Data, both: levels.Both) -> list[Row]:
