@@ -25,7 +25,8 @@ BENCHMARKS = ("pope", "gqa", "refcoco")
 SMALL = (
     "axis=image_resize", "scale=smoke", "seeds=1", "study=published", "execution.ranks=2", "llm=random_llama",
     "position=rope_1d", "projector=paper_gelu_mlp", "data=llava_v15", "stages=paper_two_stage",
-    "stages.align.batch_samples=2", "stages.finetune.batch_samples=2", "benchmark=published", f"benchmark.names=[{','.join(BENCHMARKS)}]",
+    "stages.align.batch_samples=2",
+    "stages.finetune.batch_samples=2", "benchmark=published", f"benchmark.names=[{','.join(BENCHMARKS)}]",
 )  # fmt: skip
 DEADLINE_S = 600
 NOTHING_TO_DO = 0
