@@ -238,8 +238,9 @@ studies of several questions (sweeps/NAME.yaml), planned and computed together, 
   replicate=adaptive  instead of seeds=: more seeds only for the choices that are neither told apart from the baseline
                       nor equivalent to it, up to max_seeds=12 of each and, with budget=30, 30 runs of a question;
                       chances of error hold over all looks, and the report says why each choice stopped
-  scale=tiny          model and data size: tiny (pretrained parts, real pictures), or smoke (seconds,
-                      no downloads); 7b and 13b can be priced (vlmablate cost), not trained yet
+  scale=tiny          model and data size: tiny (pretrained parts, real pictures), smoke (seconds, no downloads),
+                      small (a pretrained language model, for a GPU), 7b and 13b (published data, many GPUs;
+                      vlmablate cost prices them)
   mode=plan           only show the steps (new, failed, live, done, shared), hours and disk, what sharing saves, and
                       the differences that the seeds could find; exit code 0: nothing to do, 10: there is work
   launcher=local      worker processes, as many as the cores allow; debug runs everything in this process; slurm submits
