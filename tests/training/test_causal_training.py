@@ -103,14 +103,9 @@ def test_each_stage_keeps_what_it_trained_and_finetuning_starts_from_the_aligned
     assert_same_bits(world.done(still, "finetune"), aligned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param((), marks=pytest.mark.slow),
-        pytest.param((TEXT,), marks=pytest.mark.slow),
-        pytest.param((FULL_TOWERS, "stages=single"), marks=pytest.mark.slow),
-        (FULL_TOWERS, TEXT, "stages=single"),
-    ],
+    "change", [(), (TEXT,), (FULL_TOWERS, "stages=single"), (FULL_TOWERS, TEXT, "stages=single")]
 )
 def test_the_layout_of_a_batch_changes_no_loss(
     world: World, pair: Pair, tmp_path: Path, change: tuple[str, ...]
