@@ -8,14 +8,13 @@ read for its digest once, and again when its size or time of change is another. 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from vlmablate import files, paths
+from vlmablate import files
+from vlmablate.data import notes
 from vlmablate.errors import UserError
 
-_NOTES = "weight_files"
+_KIND = "weight_files"
 
 
 def remember(path: str | Path) -> str:
@@ -27,8 +26,8 @@ def remember(path: str | Path) -> str:
     seen = _seen(place)
     if not seen:
         raise UserError(f"no weights at {path}: give a folder that transformers can read, or a .gguf file")
-    for note in sorted(_notes().glob("*.json")):
-        noted = _read(note)
+    for note in sorted(notes.notes(_KIND).glob("*.json")):
+        noted = notes.read_note(_KIND, note.stem)
         if noted.get("path") == str(place) and noted.get("seen") == seen:
             return note.stem
     digest = hashlib.sha256()
@@ -36,14 +35,13 @@ def remember(path: str | Path) -> str:
         one = files.sha256_file(place if place.is_file() else place / name)
         digest.update(f"{one}  {name if place.is_dir() else place.suffix}\n".encode())
     found = digest.hexdigest()
-    _notes().mkdir(parents=True, exist_ok=True)
-    files.write_json(_notes() / f"{found}.json", {"path": str(place), "seen": seen})
+    notes.write_note(_KIND, found, {"path": str(place), "seen": seen})
     return found
 
 
 def find(digest: str) -> Path:
     """Where the weights with this digest are. Raises UserError when they are gone, or are others by now."""
-    where = _read(_notes() / f"{digest}.json").get("path")
+    where = notes.read_note(_KIND, digest).get("path")
     if where is None:
         raise UserError(
             f"nobody has noted where the weights {digest[:16]}… are; run the sweep with llm.weights=FOLDER on a "
@@ -67,15 +65,3 @@ def _seen(place: Path) -> dict[str, list[int]]:
         return {}
     kept = [file for file in listed if not file.name.startswith(".") and file.suffix != ".md"]
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(kept)}
-
-
-def _read(note: Path) -> Mapping[str, Any]:
-    try:
-        noted = files.read_json(note)
-    except (OSError, ValueError):
-        return {}
-    return noted if isinstance(noted, dict) else {}
-
-
-def _notes() -> Path:
-    return paths.cache_dir() / _NOTES
