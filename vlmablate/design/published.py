@@ -41,12 +41,18 @@ def check_published(config: Mapping[str, Any]) -> None:
         if settings is None:
             continue
         for name in NEEDED:
-            value = settings.get(name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(
-                    f"stages.{stage}.{name} is a whole number of at least 1, not {value!r}: published data need it "
-                    "(stages=paper_single and stages=paper_two_stage set it)"
-                )
+            whole_setting(settings, name, stage)
+
+
+def whole_setting(settings: Mapping[str, Any], name: str, stage: str) -> int:
+    """A setting of a stage that learns from records. Raises UserError for what is no whole number of at least 1."""
+    value = settings.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(
+            f"stages.{stage}.{name} is a whole number of at least 1, not {value!r}: published data need it "
+            "(stages=paper_single and stages=paper_two_stage set it)"
+        )
+    return value
 
 
 def sources_of(config: Mapping[str, Any]) -> list[str]:

@@ -19,8 +19,8 @@ import numpy as np
 from vlmablate.data.records import folders
 from vlmablate.data.records.mix import Mix
 from vlmablate.data.records.source import Source
+from vlmablate.design.published import NEEDED, whole_setting
 from vlmablate.design.shares import KINDS
-from vlmablate.errors import UserError
 from vlmablate.training.balance import DataOrder, epoch_order
 from vlmablate.training.lessons import Asked, Lessons
 from vlmablate.training.sight import open_folder_sight
@@ -34,7 +34,7 @@ def record_lessons(stage: str, config: Mapping[str, Any]) -> Iterator[Lessons]:
     and for weights of the towers that are missing.
     """
     declared, settings, seed = config["records"], config["stages"][stage], int(config["seed"]["order"])
-    batch, longest = _whole(settings, "batch_samples", stage), _whole(settings, "longest", stage)
+    batch, longest = (whole_setting(settings, name, stage) for name in NEEDED)
     rows = declared["sources"]
     shares = {row["source"]: {kind: row[kind] for kind in KINDS if kind in row} for row in rows}
     with ExitStack() as opened:
@@ -79,13 +79,3 @@ def _counts(mix: Mix, order: DataOrder) -> dict[str, dict[str, int]]:
         }
         for source in mix.sources
     }
-
-
-def _whole(settings: Mapping[str, Any], name: str, stage: str) -> int:
-    value = settings.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(
-            f"stages.{stage}.{name} is a whole number of at least 1, not {value!r}: published data need it "
-            "(stages=paper_single and stages=paper_two_stage set it)"
-        )
-    return value
