@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmablate.arguments import whole_number
 from vlmablate.errors import UserError, unknown_name
@@ -24,7 +24,14 @@ DEFAULT_SCALE = "tiny"
 DEFAULT_LAUNCHER = "local"
 DEFAULT_MAX_SEEDS = "12"
 REPLICATE = ("fixed", "adaptive")
-_OWN = ("axis", "seeds", "scale", "mode", "launcher", "study", "detach", "replicate", "max_seeds", "budget")
+DEFAULT_TRIALS = "8"
+DEFAULT_SEARCHED = "24"
+DEFAULT_CONFIRM = "5"
+SEARCHES = ("tpe", "random")
+_OWN = (
+    *("axis", "seeds", "scale", "mode", "launcher", "study", "detach", "replicate", "max_seeds", "budget"),
+    *("tune", "trials", "search", "confirm"),
+)
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -34,6 +41,8 @@ class Arguments:
 
     ``axis`` is empty for a declared study; seeds and scale are None where its file is to say them. ``max_seeds`` is set
     where seeds are given out by need, with at most ``budget`` runs of every axis (None: no limit), and seeds is None.
+    ``axes`` holds the axes of a design space, which ``axis`` then names together; for tune, trials, search and confirm
+    see :class:`vlmablate.orchestration.study.Request`.
     """
 
     axis: str
@@ -46,16 +55,24 @@ class Arguments:
     detach: bool = False
     max_seeds: int | None = None
     budget: int | None = None
+    tune: str = ""
+    trials: int = 0
+    axes: tuple[str, ...] = ()
+    search: str = ""
+    confirm: int = 0
 
     def command(self) -> str:
         """The command that asks for the same thing, in a fixed form; fit for copying into a shell."""
-        words = [f"axis={self.axis}"] if self.axis else [f"study={self.study}"]
+        named = f"[{','.join(self.axes)}]" if self.axes else self.axis
+        words = [f"axis={named}"] if self.axis else [f"study={self.study}"]
         if self.seeds is not None:
             words.append(f"seeds={_seeds_text(self.seeds)}")
         if self.max_seeds is not None:
             words += ["replicate=adaptive", f"max_seeds={self.max_seeds}"]
         if self.budget is not None:
             words.append(f"budget={self.budget}")
+        ways = {"tune": self.tune, "search": self.search, "trials": self.trials, "confirm": self.confirm}
+        words += [f"{key}={value}" for key, value in ways.items() if value]
         if self.scale is not None:
             words.append(f"scale={self.scale}")
         if self.launcher != DEFAULT_LAUNCHER:
@@ -123,13 +140,18 @@ def parse(argv: list[str]) -> Arguments:
         raise UserError(f"study={study}: a study's name is one folder name (letters, digits, '.', '_', '-')")
     if own.get("detach", "false") not in ("true", "false"):
         raise UserError(f"detach must be true or false, not '{own['detach']}'")
-    axis = own.get("axis", "")
+    axes = _axes_of_space(own.get("axis", ""))
     max_seeds, budget = _adaptive(own)
+    ways = _ways(own, axes)
+    axis = "-".join(axes) or own.get("axis", "")
     if axis:
-        usual = {"scale": DEFAULT_SCALE} | ({"seeds": DEFAULT_SEEDS} if max_seeds is None else {})
+        seeds = "1" if ways["search"] else DEFAULT_SEEDS
+        usual = {"scale": DEFAULT_SCALE} | ({"seeds": seeds} if max_seeds is None else {})
         own = {**usual, **own}
     return Arguments(
         axis=axis,
+        axes=axes,
+        **ways,
         seeds=parse_seeds(own["seeds"]) if "seeds" in own else None,
         scale=own.get("scale"),
         mode=mode,
@@ -140,6 +162,43 @@ def parse(argv: list[str]) -> Arguments:
         max_seeds=max_seeds,
         budget=budget,
     )
+
+
+def _axes_of_space(text: str) -> tuple[str, ...]:
+    """``[a,b]`` are the axes of a design space; anything else is one axis, and the answer is empty."""
+    if not text.startswith("["):
+        return ()
+    axes = tuple(part.strip() for part in text.removeprefix("[").removesuffix("]").split(","))
+    if not text.endswith("]") or len(axes) < 2 or not all(axes):
+        raise UserError(
+            f"axis={text}: a design space names at least two axes, as in axis=[image_resize,stages]"
+        )
+    if len(set(axes)) != len(axes):
+        raise UserError(f"axis={text} names an axis twice")
+    return axes
+
+
+def _ways(own: Mapping[str, str], axes: tuple[str, ...]) -> dict[str, Any]:
+    """tune, trials, search and confirm, checked against each other."""
+    tune, search = own.get("tune", ""), own.get("search", "")
+    if search and search not in SEARCHES:
+        raise unknown_name("search", search, SEARCHES)
+    if axes and tune:
+        raise UserError("tune= goes with one axis at a time; a design space is compared under one recipe")
+    if axes and own.get("replicate", "fixed") != "fixed":
+        raise UserError("replicate=adaptive goes with one axis; in a design space every effect uses all runs")
+    for key in ("search", "confirm"):
+        if key in own and not axes:
+            raise UserError(f"{key}= goes with a design space, as in axis=[image_resize,stages]")
+    if "trials" in own and not (tune or search):
+        raise UserError("trials= counts what tune= or search= may try; neither is there")
+    usual = DEFAULT_TRIALS if tune else DEFAULT_SEARCHED
+    return {
+        "tune": tune,
+        "search": search,
+        "trials": whole_number("trials", own.get("trials", usual), 2) if tune or search else 0,
+        "confirm": whole_number("confirm", own.get("confirm", DEFAULT_CONFIRM), 2) if axes else 0,
+    }
 
 
 def _adaptive(own: Mapping[str, str]) -> tuple[int | None, int | None]:
@@ -193,7 +252,7 @@ def asked(arguments: Arguments) -> Sweep:
         seeds = parse_seeds(declared.seeds or DEFAULT_SEEDS)
     scale = arguments.scale or declared.scale or DEFAULT_SCALE
     # A study of another scale, or with more overrides than were declared, has a name of its own.
-    extra = Request(axis="", overrides=arguments.overrides).suffix
+    extra = Request(axis="", overrides=arguments.overrides, tune=arguments.tune).suffix
     name = declared.name + (f"-{scale}" if scale != (declared.scale or DEFAULT_SCALE) else "") + extra
     alone = replace(
         arguments, seeds=seeds, scale=scale, overrides=(*declared.overrides, *arguments.overrides)
@@ -211,6 +270,11 @@ def _request(arguments: Arguments) -> Request:
         seeds=arguments.seeds or (),
         max_seeds=arguments.max_seeds,
         budget=arguments.budget,
+        tune=arguments.tune,
+        trials=arguments.trials,
+        axes=arguments.axes,
+        search=arguments.search,
+        confirm=arguments.confirm,
         scale=arguments.scale,
         launcher=arguments.launcher,
         study=arguments.study,
@@ -225,7 +289,8 @@ def help_text() -> str:
 Answer a design question of a vision-language model: train every choice with several seeds, compare, report.
 
 usage: python -m vlmablate.sweep axis=NAME [seeds=3] [scale=tiny] [mode=run] [launcher=local] [study=NAME]
-                                 [replicate=adaptive] [group=option ...] [key.sub=value ...]
+                                 [replicate=adaptive] [tune=lr] [group=option ...] [key.sub=value ...]
+       python -m vlmablate.sweep axis=[NAME,NAME] [search=tpe] [...]
        python -m vlmablate.sweep study=NAME [...]
 
 the questions:
@@ -238,6 +303,11 @@ studies of several questions (sweeps/NAME.yaml), planned and computed together, 
   replicate=adaptive  instead of seeds=: more seeds only for the choices that are neither told apart from the baseline
                       nor equivalent to it, up to max_seeds=12 of each and, with budget=30, 30 runs of a question;
                       chances of error hold over all looks, and the report says why each choice stopped
+  tune=lr             first tune every choice by itself, trials=8 each, on pictures of their own (conf/search names what
+                      is tuned: lr, recipe), then compare them with fresh seeds
+  axis=[a,b]          a design space: every combination of the choices, the effect of each axis and what depends on
+                      what; then the best combination again, with confirm=5 fresh seeds
+  search=tpe          with axis=[a,b]: trials=24 combinations, proposed one after the other, in place of all
   scale=tiny          model and data size: tiny (pretrained parts, real pictures), smoke (seconds, no downloads),
                       small (a pretrained language model, for a GPU), 7b and 13b (published data, many GPUs;
                       vlmablate cost prices them)
@@ -258,6 +328,8 @@ examples:
   python -m vlmablate.sweep axis=image_resize                       do it; Ctrl-C and the same command goes on
   python -m vlmablate.sweep axis=fusion seeds=5                     more seeds: only the new ones are trained
   python -m vlmablate.sweep axis=fusion replicate=adaptive          more seeds only where they decide something
+  python -m vlmablate.sweep axis=projector tune=lr                  each projector at the learning rate that suits it
+  python -m vlmablate.sweep 'axis=[image_resize,stages]'            two axes at once: do they depend on each other?
   python -m vlmablate.sweep axis=image_resize scale=smoke seeds=2   the whole way in seconds
   python -m vlmablate.sweep study=quickstart mode=plan              three questions at once, and what that saves
 

@@ -60,7 +60,7 @@ def test_seeds_go_to_the_contrast_that_is_open(sweeps, results: Path, spread: Pa
     )
     assert f"{NAIVE}: stopped after {found[NAIVE]} seeds" in sweeps.text
     assert f"spent {len(study['runs'])} runs in {found[NAIVE] - 1} rounds" in sweeps.text
-    assert sweeps.text.count("adaptive replication goes on") == found[NAIVE] - 2
+    assert sweeps.text.count("the scores call for more") == found[NAIVE] - 2
     # One report, of everything.
     assert sweeps.text.count("runs compared") == 1
     assert f"{len(study['runs'])} runs compared" in sweeps.text
@@ -207,12 +207,15 @@ def test_limits_that_change_once_there_are_scores_are_recorded(sweeps, results: 
 
 
 def test_limits_that_no_score_was_seen_under_are_replaced():
-    first = analysis_history([], {"margin": 2.0}, 0, {"max_seeds": 6, "budget": None})
-    second = analysis_history(first, {"margin": 2.0}, 0, {"max_seeds": 8, "budget": None})
+    first = analysis_history([], {"margin": 2.0}, 0, {"replicate": {"max_seeds": 6, "budget": None}})
+    second = analysis_history(first, {"margin": 2.0}, 0, {"replicate": {"max_seeds": 8, "budget": None}})
     assert second == [
         {"settings": {"margin": 2.0}, "replicate": {"max_seeds": 8, "budget": None}, "runs_with_scores": 0}
     ]
-    assert analysis_history(second, {"margin": 2.0}, 5, {"max_seeds": 8, "budget": None}) == second
+    assert (
+        analysis_history(second, {"margin": 2.0}, 5, {"replicate": {"max_seeds": 8, "budget": None}})
+        == second
+    )
     assert len(analysis_history(second, {"margin": 2.0}, 5)) == 2
 
 

@@ -217,7 +217,7 @@ class Controller:
             self._declare(work, plan)
             if plan.finished and not more:
                 break
-            self._report(f"adaptive replication goes on; runs that are wanted now: {len(more)}")
+            self._report(f"the scores call for more; runs that are wanted now: {len(more)}")
             plan, outcome = self._compute(work, plan, outcome)
         if outcome.detached:
             return self._say_detached(work, outcome)
@@ -283,7 +283,7 @@ class Controller:
                 declared["command"] = study.request.command
                 declared["provenance"].update(facts)
             declared["analysis_history"] = analysis_history(
-                declared["analysis_history"], declared["analysis"], done, declared.get("replicate")
+                declared["analysis_history"], declared["analysis"], done, study.request.how
             )
             path = study.folder / "study.json"
             with suppress(FileNotFoundError, ValueError):

@@ -9,7 +9,6 @@ from typing import Any
 
 from vlmablate.design.catalogue import Axis
 from vlmablate.design.spec import RunSpec
-from vlmablate.orchestration import adaptive
 from vlmablate.orchestration.drift import RunDrift, config_drift
 from vlmablate.orchestration.estimates import Declared, Estimator, read_estimates
 from vlmablate.orchestration.local import count_slots, read_need
@@ -27,6 +26,7 @@ from vlmablate.orchestration.study import (
     declared_analysis,
     required_assets,
 )
+from vlmablate.orchestration.wishes import Question, wishes
 from vlmablate.tracking.settings import Tracking, read_tracking, require_wandb
 
 
@@ -34,7 +34,10 @@ from vlmablate.tracking.settings import Tracking, read_tracking, require_wandb
 class Study:
     """One axis of a sweep: its folder, its runs, its declaration, and what changed since it was last declared.
 
-    lines: what an adaptive study has to say once it wants no more runs; empty before, and for a fixed grid.
+    Attributes:
+        runs: what is compared. trials: what is only made to choose by.
+        final: whether scores can change nothing about what is wanted any more.
+        lines: what there is to say of how it ended; empty before, and for a fixed grid.
     """
 
     request: Request
@@ -43,6 +46,8 @@ class Study:
     runs: tuple[RunSpec, ...]
     declared: dict[str, Any]
     drifts: tuple[RunDrift, ...]
+    trials: tuple[RunSpec, ...] = ()
+    final: bool = True
     lines: tuple[str, ...] = ()
 
     def done(self, finished: frozenset[str]) -> int:
@@ -79,18 +84,18 @@ class Work:
 
     @property
     def runs(self) -> list[RunSpec]:
-        """The runs of all studies; what several of them want is there several times."""
-        return [run for study in self.studies for run in study.runs]
+        """The runs of all studies, trials first; what several of them want is there several times."""
+        return [run for study in self.studies for run in (*study.trials, *study.runs)]
 
     @property
     def adaptive(self) -> bool:
         """Whether what is wanted depends on scores."""
-        return any(study.request.max_seeds is not None for study in self.studies)
+        return any(study.request.how for study in self.studies)
 
     @property
     def growing(self) -> bool:
         """Whether some study may want more runs once it has the scores of these."""
-        return any(study.request.max_seeds is not None and not study.lines for study in self.studies)
+        return any(not study.final for study in self.studies)
 
     @property
     def launcher(self) -> str:
@@ -158,36 +163,28 @@ def _study(
 ) -> Study:
     used = {name: digests[name] for name in required_assets(cells, source)}
     analysis = declared_analysis(cells)
-    lines: tuple[str, ...] = ()
-    if request.max_seeds is None:
-        runs = build_runs(cells, request.seeds, used, source, request.scale)
-    else:
-        seeds = range(adaptive.most_seeds(axis, request.max_seeds, request.budget, analysis))
-        candidates = build_runs(cells, seeds, used, source, request.scale)
-        following = adaptive.next_round(
-            axis,
-            candidates,
-            adaptive.finished(candidates, store),
-            max_seeds=request.max_seeds,
-            budget=request.budget,
-            analysis=analysis,
-        )
-        runs, lines = list(following.runs), following.lines
+
+    def build(cells: Sequence[Cell], seeds: Sequence[int]) -> list[RunSpec]:
+        return build_runs(cells, seeds, used, source, request.scale)
+
     folder = home / "studies" / request.name
     existing = check_same_study(folder, request)
-    declared = declaration(request, axis, runs, store, analysis, {"assets": used})
+    wanted = wishes(Question(request, axis, cells, analysis, store, build))
+    runs, trials = tuple(wanted.runs), tuple(wanted.trials)
+    declared = declaration(request, axis, runs, store, analysis, {"assets": used}, trials)
+    declared |= wanted.facts
     declared["analysis_history"] = list((existing or {}).get("analysis_history", []))
     # A command that only looks at finished work keeps the provenance, and the words, of the one that did it.
     if existing is not None:
         declared["provenance"] = {**existing.get("provenance", {}), "assets": used}
         # The seeds of an adaptive study grow with every round.
-        alike = (
-            ("analysis", "replicate") if request.max_seeds is not None else ("analysis", "replicate", "seeds")
-        )
+        alike = ["analysis", "replicate", "tune", "space", *(["seeds"] if request.max_seeds is None else [])]
         if all(existing.get(key) == declared.get(key) for key in alike):
             declared["command"] = existing["command"]
     drifts = config_drift(existing, runs, store) if existing is not None else []
-    return Study(request, axis, folder, tuple(runs), declared, tuple(drifts), lines)
+    return Study(
+        request, axis, folder, runs, declared, tuple(drifts), trials, final=wanted.final, lines=wanted.lines
+    )
 
 
 def _fetched(names: list[str], source: AssetSource, report: Callable[[str], None]) -> dict[str, str]:

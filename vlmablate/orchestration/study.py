@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from vlmablate.design.catalogue import Axis, load_axis
@@ -73,6 +74,14 @@ class Request:
 
     ``max_seeds`` is set where replication is adaptive: :mod:`vlmablate.orchestration.adaptive` then says which runs are
     wanted, at most ``budget`` of them (None: no limit), and ``seeds`` plays no part.
+
+    Attributes:
+        tune: the search space (conf/search) in which every arm is tuned before the arms are compared; empty: not at
+            all.
+        trials: of every tuned arm, or of a design space that is searched.
+        axes: the axes that span a design space; ``axis`` then only names them all. Empty: one axis.
+        search: how a design space is looked at: empty for every configuration, or a method of proposals (``tpe``).
+        confirm: fresh seeds with which the best configuration of a space is estimated again.
     """
 
     axis: str
@@ -84,11 +93,30 @@ class Request:
     command: str = ""
     max_seeds: int | None = None
     budget: int | None = None
+    tune: str = ""
+    trials: int = 0
+    axes: tuple[str, ...] = ()
+    search: str = ""
+    confirm: int = 0
 
     @property
     def replicate(self) -> dict[str, int | None] | None:
         """What is declared about adaptive replication; None for a fixed grid of seeds."""
         return None if self.max_seeds is None else {"max_seeds": self.max_seeds, "budget": self.budget}
+
+    @property
+    def how(self) -> dict[str, dict[str, Any]]:
+        """What is declared about the way to a result beside the settings of the analysis; empty for a fixed grid of
+        seeds in one axis."""
+        found: dict[str, dict[str, Any]] = {}
+        if self.replicate is not None:
+            found["replicate"] = dict(self.replicate)
+        if self.tune:
+            found["tune"] = {"space": self.tune, "trials": self.trials}
+        if self.axes:
+            searched = {"search": self.search, "trials": self.trials} if self.search else {}
+            found["space"] = {"axes": list(self.axes), **searched, "confirm": self.confirm}
+        return found
 
     @property
     def name(self) -> str:
@@ -99,8 +127,9 @@ class Request:
 
     @property
     def suffix(self) -> str:
-        """What tells this study from one without overrides: a short digest of them; empty without."""
-        return f"-{short_id(list(self.of_runs))[:6]}" if self.of_runs else ""
+        """What tells this study from a plain one: how it is searched or tuned, a short digest of the overrides."""
+        ways = f"{f'-{self.search}' if self.search else ''}{f'-tuned_{self.tune}' if self.tune else ''}"
+        return ways + (f"-{short_id(list(self.of_runs))[:6]}" if self.of_runs else "")
 
     @property
     def of_runs(self) -> tuple[str, ...]:
@@ -247,19 +276,16 @@ def analysis_history(
     before: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     runs_with_scores: int,
-    replicate: Mapping[str, Any] | None = None,
+    how: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Which settings were declared, oldest first, and how many runs had scores by then.
 
-    An entry is added when the settings differ from the last one, or how seeds are given out does (``replicate``, see
-    Request; it is in the entry where replication was adaptive): the error rates of an adaptive study hold for limits
-    that were declared beforehand. Settings that nobody saw the scores of replace the last entry: they were still free
-    to choose.
+    An entry is added when the settings differ from the last one, or the way to a result does (`Request.how`; its parts
+    are in the entry): the error rates of an adaptive study, for one, hold for limits that were declared beforehand.
+    Settings that nobody saw the scores of replace the last entry: they were still free to choose.
     """
     entries = [dict(entry) for entry in before]
-    declared: dict[str, Any] = {"settings": dict(settings)}
-    if replicate is not None:
-        declared["replicate"] = dict(replicate)
+    declared: dict[str, Any] = {"settings": dict(settings), **{key: dict(part) for key, part in how.items()}}
     if (
         entries
         and {key: value for key, value in entries[-1].items() if key != "runs_with_scores"} == declared
@@ -277,18 +303,18 @@ def declaration(
     store: Store,
     analysis: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    trials: Sequence[RunSpec] = (),
 ) -> dict[str, Any]:
-    """The content of ``study.json``."""
-    steps = unique_steps(runs)
+    """The content of ``study.json``. trials: runs that were only made to choose by; their steps are listed too."""
+    steps = unique_steps([*runs, *trials])
     folders = {kind: store.listing(kind) for kind in {step.kind for step in steps.values()}}
-    replicate = request.replicate
-    seeds = list(request.seeds) if replicate is None else sorted({run.seed for run in runs})
+    seeds = list(request.seeds) if request.replicate is None else sorted({run.seed for run in runs})
     return {
         "name": request.name,
         "axis": axis.to_dict(),
         "scale": request.scale,
         "seeds": seeds,
-        **({} if replicate is None else {"replicate": replicate}),
+        **request.how,
         "baseline": axis.baseline,
         "contexts": [context.name for context in axis.contexts],
         "overrides": list(request.of_runs),
@@ -319,11 +345,14 @@ def check_same_study(folder: Path, request: Request) -> dict[str, Any] | None:
         return None
     except ValueError:
         return None  # damaged; it is derived data and is written anew
-    then = (existing["axis"]["name"], existing["scale"], existing["overrides"])
-    now = (request.axis, request.scale, list(request.of_runs))
+    tuned = (existing.get("tune") or {}).get("space", "")
+    search = (existing.get("space") or {}).get("search", "")
+    then = (existing["axis"]["name"], existing["scale"], existing["overrides"], tuned, search)
+    now = (request.axis, request.scale, list(request.of_runs), request.tune, request.search)
     if then != now:
+        ways = f"{f' tune={tuned}' if tuned else ''}{f' search={search}' if search else ''}"
         raise UserError(
-            f"the study {folder.name} exists with axis={then[0]} scale={then[1]} {' '.join(then[2])}".rstrip()
+            f"the study {folder.name} exists with axis={then[0]} scale={then[1]}{ways} {' '.join(then[2])}".rstrip()
             + "\nchoose another name with study=NAME"
         )
     assert isinstance(existing, dict)
