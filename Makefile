@@ -12,7 +12,7 @@ TESTS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow test-long slurm-up slurm-down slurm-test faults browser bench-slurm lint format bench wheel clean
+.PHONY: help install sweep test test-slow test-long slurm-up slurm-down slurm-test faults browser docs bench-slurm bench-study lint format bench wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -53,6 +53,10 @@ faults: $(INSTALLED) ## sweeps on a real Slurm, disturbed in every way that lose
 browser: ## Chromium for the tests of pages  (Debian, root)
 	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium
 
+docs: $(INSTALLED) ## the guide as a site, in build/docs; a broken link is an error
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/docs
+	@echo build/docs/index.html
+
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -76,6 +80,9 @@ bench: $(INSTALLED) ## speed, as ratios measured in this run
 
 bench-slurm: $(INSTALLED) ## speed on Slurm, against a raw array of the same cluster
 	@slurm/mini/test.sh $(BIN)/python tests/perf/bench_slurm.py
+
+bench-study: $(INSTALLED) ## what sharing steps is worth: a study of three axes against every run alone; minutes
+	@$(BIN)/python tests/perf/bench_study.py
 
 wheel: $(INSTALLED) ## build a wheel and try it outside the checkout
 	@rm -rf dist build/wheel-try

@@ -32,6 +32,14 @@ ALPHA, SIDE, PAIRED = DECLARED["alpha"], DECLARED["alternative"], DECLARED["pair
 FAMILIES = DECLARED.get("families") or {}  # benchmark -> family of related benchmarks
 BASELINE = study.get("baseline") or study["axis"]["baseline"]
 REPLICATE = study.get("replicate")  # limits of adaptive replication; None: a fixed number of seeds
+SPACE = study.get("exploration")  # of a design space: the verdict is about the runs with fresh seeds alone
+explored = results.iloc[:0]
+if SPACE:
+    BASELINE = SPACE["baseline"]
+    explored = results[results["run_id"].isin(SPACE["explored"])]
+    results = results[
+        results["run_id"].isin(SPACE["confirmed"]) & results["arm"].isin([BASELINE, SPACE["best"]])
+    ]
 
 
 def show(frame):
@@ -50,6 +58,8 @@ def agree(derived, table, columns, what):
 
 print("results.parquet sha256", hashlib.sha256((FOLDER / "results.parquet").read_bytes()).hexdigest())
 print(f"{len(results):,} scores of {results.run_id.nunique()} runs")
+if SPACE:
+    print(f"{len(explored):,} scores of {explored.run_id.nunique()} runs that were explored")
 print("missing runs:", facts["missing_runs"] or "none")
 
 # %% [markdown]
@@ -347,7 +357,7 @@ def both(arm, contexts, terms):
     if not variance > 1e-20:
         return delta, np.sqrt(item), np.nan
     own = len(sums) - 1
-    joint = max(variance**2 / (seed**2 / df + item**2 / own), min(df, own)) if seed > shared else own
+    joint = max(variance**2 / (seed**2 / df + item**2 / own), min(df, own)) if seed > shared * (1 + 1e-9) else own
     return delta, np.sqrt(variance), joint
 
 
@@ -448,6 +458,49 @@ print(f"{len(secondary)} rows of secondary.csv have the means of results.parquet
 if len(secondary):
     columns = ["benchmark", "metric", *labels[:2], "mean_baseline", "mean_arm", "delta", "p", "p_adjusted"]
     show(secondary.loc[secondary["level"] == "design", columns])
+
+# %% [markdown] tags=["space"]
+# ## Effects of the axes of the design space
+# These are about the explored runs, which the verdict does not use. A main effect is the mean over all configurations
+# with a choice minus that over all with the baseline choice of its axis; an interaction is what changes of that
+# difference. Both are derived from the means of the configurations where every combination was run with the same number
+# of seeds; effects.csv has their intervals.
+
+# %% tags=["space"]
+if SPACE:
+    effects = pd.read_csv(FOLDER / "effects.csv", keep_default_na=False, na_values=["", "nan"])
+    ran = explored[explored["metric"] == explored["benchmark"].map(metric)]
+    ran = 100 * ran.groupby(["arm", "seed", "benchmark"])["score"].mean().unstack()
+    ran["suite"] = ran[with_signal].mean(axis=1)
+    means, runs_of_each = ran.groupby("arm").mean(), ran.groupby("arm").size()
+    levels = pd.DataFrame(SPACE["levels"]).T.loc[means.index]
+    normal = {axis["name"]: axis["baseline"] for axis in SPACE["axes"]}
+    whole = not SPACE["search"] and len(means) == len(SPACE["levels"]) and runs_of_each.nunique() == 1
+
+    def at(chosen):
+        """Mean of every benchmark over the configurations with these choices, each configuration alike."""
+        return means[np.logical_and.reduce([levels[axis] == level for axis, level in chosen.items()])].mean()
+
+    def derive(row):
+        a, b = row.axis, row.axis_b
+        if row.kind == "main":
+            return at({a: row.level}) - at({a: normal[a]})
+        changed, usual = ({b: level} for level in (row.level_b, normal[b]))
+        return sum(
+            sign * (at({a: row.level, **other}) - at({a: normal[a], **other}))
+            for sign, other in ((1, changed), (-1, usual))
+        )
+
+    if whole:
+        derived = [derive(row)[row.benchmark] for row in effects.itertuples()]
+        assert np.allclose(derived, effects["delta"], rtol=1e-6, atol=1e-8), (
+            "an effect of effects.csv differs"
+        )
+        print(f"{len(effects)} effects agree with effects.csv")
+    else:
+        print("not every combination was run alike, so the effects were fitted; they are not derived again")
+    columns = ["term", "level", "level_b", "delta", "ci_low", "ci_high", "p"]
+    show(effects.loc[effects["benchmark"] == "suite", columns])
 
 # %% [markdown]
 # ## The whole table

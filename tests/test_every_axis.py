@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from vlmablate.design.catalogue import axis_names, load_axis
+from vlmablate.design.catalogue import load_axis
+from vlmablate.design.declarations import load_declaration
 from vlmablate.design.supplied import tower_name
 from vlmablate.files import read_json
 
@@ -66,7 +67,7 @@ def answers(table: pd.DataFrame, axis: str) -> dict[tuple[str, str], pd.Series]:
     return found
 
 
-@pytest.mark.parametrize("name", axis_names())
+@pytest.mark.parametrize("name", load_declaration("prismatic").axes)
 def test_every_arm_is_trained_scored_and_reported(home: Path, name: str) -> None:
     axis = load_axis(name, "tiny")
     table = pd.read_parquet(study(home, name) / "results.parquet")
@@ -82,7 +83,7 @@ def test_every_arm_is_trained_scored_and_reported(home: Path, name: str) -> None
     assert not set(claims["verdict"]) & {"better", "worse", "equivalent"}, "one seed decides nothing"
 
 
-@pytest.mark.parametrize("name", axis_names())
+@pytest.mark.parametrize("name", load_declaration("prismatic").axes)
 def test_every_arm_answers_otherwise_than_the_baseline_to_the_same_questions(home: Path, name: str) -> None:
     axis = load_axis(name, "tiny")
     predicted = answers(pd.read_parquet(study(home, name) / "results.parquet"), name)

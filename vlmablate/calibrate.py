@@ -197,6 +197,9 @@ def _of_study(folder: Path, arguments: Arguments) -> Source:
     study = Study.load(folder, home())
     facts = read_json(needed[1])
     collected = Collected(pd.read_parquet(needed[0]), facts["missing_runs"], facts["benchmarks"])
+    if study.compared is not study:  # a design space is calibrated on what its verdict uses
+        study = study.compared
+        collected = collected.of(study)
     design = declare(study, collected)
     baseline = arguments.baseline or design.baseline
     if baseline not in design.arms:

@@ -20,6 +20,7 @@ MODULES = {
     "logs": "vlmablate.logs",
     "replay": "vlmablate.replay",
     "report": "vlmablate.report_verb",
+    "track": "vlmablate.tracking.sync",
 }
 """Verbs that have a module of their own, with a function `run`."""
 VERBS = tuple(sorted((*LIVED_WITH, *MODULES, "fetch", "sweep")))
@@ -52,6 +53,7 @@ usage: vlmablate VERB [...]
   logs export FILE ...     scores as sample logs of lmms-eval
   calibrate results=FILE   how often these tests err for data of this shape (a file, or the name of a study)
   cost study=prismatic     operations, GPU-hours and memory of training the paper's models, from their sizes
+  track sync               send what tracking=wandb wrote while it was offline, once
   replay [benchmarks=..]   derive the published p-values of Prismatic VLMs again (reproduction, not evidence)
   fetch [--list] [SET..]   download the pretrained parts and pictures, or list them with their source,
                            licence, size and state

@@ -27,8 +27,20 @@ class DiskFull(UserError):  # noqa: N818
     """The disk (or a quota) is full. Nothing half-written was left under a final name."""
 
 
-class Diverged(UserError):  # noqa: N818
+class TrainingEnded(UserError):  # noqa: N818
+    """A training that ended before its time. ``facts`` say how far it got; they are kept with the attempt."""
+
+    def __init__(self, message: str, **facts: float) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
+class Diverged(TrainingEnded):
     """A loss is not finite: the same steps would only diverge again, so nothing is tried a second time."""
+
+
+class Pruned(TrainingEnded):
+    """A trial of a tuning was stopped early, because the trials before it did better."""
 
 
 class NoProgress(UserError):  # noqa: N818

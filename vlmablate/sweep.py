@@ -304,7 +304,8 @@ studies of several questions (sweeps/NAME.yaml), planned and computed together, 
                       nor equivalent to it, up to max_seeds=12 of each and, with budget=30, 30 runs of a question;
                       chances of error hold over all looks, and the report says why each choice stopped
   tune=lr             first tune every choice by itself, trials=8 each, on pictures of their own (conf/search names what
-                      is tuned: lr, recipe), then compare them with fresh seeds
+                      is tuned: lr, recipe; a trial that does worse than the median before it is stopped), then compare
+                      them with fresh seeds
   axis=[a,b]          a design space: every combination of the choices, the effect of each axis and what depends on
                       what; then the best combination again, with confirm=5 fresh seeds
   search=tpe          with axis=[a,b]: trials=24 combinations, proposed one after the other, in place of all

@@ -1,8 +1,8 @@
 """A controller with steps of the tests: ``run_sweep.py HOME word=value ...``.
 
-Words: ``axis``, ``seeds``, ``launcher``, ``study``, ``scale``, ``detach`` and ``kinds`` (``fakes``, ``toy`` or
-``real``); every other one is an override. Composing is remembered between the controllers of one test session,
-because it has tests of its own.
+Words: ``axis``, ``seeds`` or ``max_seeds``, ``launcher``, ``study``, ``scale``, ``detach`` and ``kinds`` (``fakes``,
+``adaptive``, ``toy`` or ``real``); every other one is an override. Composing is remembered between the controllers of
+one test session, because it has tests of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.orchestration import fakes
+from tests.orchestration import adaptive_steps, fakes
 from vlmablate.design.catalogue import Axis, parse_axis
 from vlmablate.design.compose import composer
 from vlmablate.files import read_json, write_json
@@ -59,9 +59,11 @@ def main() -> int:
     kinds = words.pop("kinds", "fakes")
     detach = words.pop("detach", "false") == "true"
     seeds = int(words.pop("seeds", "1"))
+    max_seeds = words.pop("max_seeds", "")
     request = Request(
         axis=words.pop("axis", "stages"),
         seeds=tuple(range(seeds)),
+        max_seeds=int(max_seeds) if max_seeds else None,
         scale=words.pop("scale", "smoke"),
         launcher=words.pop("launcher", "slurm"),
         study=words.pop("study", "study"),
@@ -74,6 +76,8 @@ def main() -> int:
     steps: dict[str, Any] = {}
     if kinds == "fakes":
         steps = {"kinds": fakes.KINDS, "assets": fakes.Assets(), "build": fakes.build}
+    elif kinds == "adaptive":
+        steps = {"kinds": adaptive_steps.KINDS, "assets": fakes.Assets(), "build": fakes.build}
     elif kinds == "toy":
         from tests.faults import toy
 

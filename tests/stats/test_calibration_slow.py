@@ -168,6 +168,9 @@ def test_the_interval_for_new_examples_and_seeds_covers(name: str) -> None:
 
 # (d) ---------------------------------------------------------------------------------------------------------
 
+LOG2_FLIPS = 11
+"""2,048 flips: a test over a group of flips is exact whatever its size, and p near .05 is resolved to .0005."""
+
 
 def sweep_scores(
     rng: np.random.Generator, arms: int, shift: float, groups: int = 100, questions: int = 3
@@ -204,13 +207,13 @@ def test_max_t_bounds_the_family_and_finds_more_than_holm(arms: int, shift: floa
     rng = np.random.default_rng([5, arms])
     found, found_holm, error, null = [], [], [], []
     for _ in range(repetitions):
-        result = max_t(sweep_scores(rng, arms, shift), clusters, log2_flips=13)
+        result = max_t(sweep_scores(rng, arms, shift), clusters, log2_flips=LOG2_FLIPS)
         holm = adjust(result.p, "holm")
         true = result.pairs[:, 0] == 0
         found.append(np.mean(result.p_adjusted[true] <= ALPHA))
         found_holm.append(np.mean(holm[true] <= ALPHA))
         error.append((result.p_adjusted[~true] <= ALPHA).any())
-        nothing = max_t(sweep_scores(rng, arms, 0.0), clusters, log2_flips=13)
+        nothing = max_t(sweep_scores(rng, arms, 0.0), clusters, log2_flips=LOG2_FLIPS)
         null.append((nothing.p_adjusted <= ALPHA).any())
     power, power_holm = float(np.mean(found)), float(np.mean(found_holm))
     print(
@@ -223,10 +226,10 @@ def test_max_t_bounds_the_family_and_finds_more_than_holm(arms: int, shift: floa
     assert power >= gain * power_holm
 
 
-def max_t_of_contrasts(differences: NDArray[np.float64], log2_flips: int = 13) -> tuple[NDArray, NDArray]:
+def max_t_of_contrasts(differences: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
     """(p, step-down adjusted p), each [P], of P contrasts given as cluster sums of differences [P, G]: max_t for a
     family that is not all pairs, with the flips of one group of the library."""
-    group = flip_group(differences.shape[1], log2_flips)
+    group = flip_group(differences.shape[1], LOG2_FLIPS)
     norms = np.sqrt((differences**2).sum(axis=1))
     statistics = np.abs(np.stack([group.sums(row) for row in differences])) / norms[:, None]
     reached = statistics[:, 0] * (1 - 1e-6)
@@ -243,7 +246,7 @@ def test_contrasts_by_hand_are_those_of_max_t() -> None:
     rng = np.random.default_rng(10)
     scores = sweep_scores(rng, 5, 0.3)
     clusters = np.repeat(np.arange(100), 3)
-    result = max_t(scores, clusters, log2_flips=13)
+    result = max_t(scores, clusters, log2_flips=LOG2_FLIPS)
     groups = as_clusters(clusters, scores.shape[1])
     sums = np.stack([groups.sums(scores[i] - scores[j]) for i, j in result.pairs])
     p, adjusted = max_t_of_contrasts(sums)

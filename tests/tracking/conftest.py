@@ -87,3 +87,59 @@ def study(tmp_path: Path) -> Path:
     }
     write_json(folder / "study.json", facts)
     return folder
+
+
+CONTRAST = {
+    "axis": "size",
+    "arm": "large",
+    "baseline": "small",
+    "context": "default",
+    "level": "design",
+    "benchmark": "suite",
+    "n_seeds": "2",
+    "delta": "-3.5",
+    "ci_low": "-5.0",
+    "ci_high": "-2.0",
+    "p_adjusted": "0.01",
+    "correction": "holm",
+    "family": "primary",
+    "verdict": "worse",
+    "margin": "2",
+}
+
+
+def write_report(study: Path, text: str = "large is worse") -> None:
+    """A report of the study, as far as a tracker reads it."""
+    rows = [CONTRAST, {**CONTRAST, "benchmark": "colour", "family": "colour"}]
+    table = [",".join(CONTRAST), *(",".join(row.values()) for row in rows)]
+    (study / "significance.csv").write_text("\n".join(table) + "\n")
+    (study / "report.html").write_text(f"<p>{text}</p>")
+    (study / "report.ipynb").write_text("{}")
+    (study / "results.parquet").write_bytes(b"PAR1")
+    write_json(study / "report.json", {"verdicts": [f"{text}."], "missing": []})
+
+
+@pytest.fixture
+def reported(study: Path) -> Path:
+    """The same study with a report."""
+    write_report(study)
+    return study
+
+
+def tune(study: Path) -> None:
+    """Give the study two trials, of which the first was evaluated."""
+    home, facts = study.parents[1], json.loads((study / "study.json").read_text())
+    trials = []
+    for number, state in enumerate(("finished", "running")):
+        ids = {"finetune": f"tuned{number}", "evaluate": f"tried{number}"}
+        for role, step_id in ids.items():
+            payload = {"benchmarks": {"colour": {"metric": "exact", "n": 4, "mean": 0.5}}}
+            step = write_step(home, role, f"{role}-{step_id}", payload if role == "evaluate" else {})
+            if state == "running":
+                (home / step["dir"] / "result.json").unlink()
+            facts["steps"][step_id] = step
+        trial = {"number": number, "values": {"rate": 0.1 * (number + 1)}, "state": state, "score": None}
+        trials.append({**trial, "share": 1.0, "why": "", "run_id": ids["evaluate"], "steps": ids})
+    cell = {"arm": "large", "context": "default", "trials": trials}
+    facts["tuning"] = {"seed": 2000, "split": "validation", "cells": [cell]}
+    write_json(study / "study.json", facts)

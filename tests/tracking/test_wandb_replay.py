@@ -56,7 +56,7 @@ def test_a_run_is_told_with_its_place_its_curves_in_order_and_its_numbers(study:
     assert done.returncode == 0, done.stdout
     check_once(study)
     target = study.parents[1] / "wandb"
-    assert f"wandb sync {target}/offline-run-*" in done.stdout
+    assert "send them: vlmablate track sync\n" in done.stdout
     (folder,) = target.glob("*-evaluatelarge1")
     told = of_kind(folder, "run")
     assert (told.run_id, told.project, told.entity) == ("evaluatelarge1", "lab", "team")
@@ -158,8 +158,8 @@ def test_online_without_a_login_says_so_and_tells_later(study: Path):
 
 def test_a_replay_in_this_process_leaves_its_turn_to_others(study: Path):
     said: list[str] = []
-    assert replay(study, Tracking(), said.append, heartbeat_s=0.05) == 2
-    assert replay(study, Tracking(), said.append) == 0
+    assert replay(study, [study], Tracking(), said.append, heartbeat_s=0.05) == 2
+    assert replay(study, [study], Tracking(), said.append) == 0
     assert [text for text in said if "2 runs tracked" in text]
     (attempt,) = (study.parents[1] / "tracking").glob("*.json")
     assert read_json(attempt)["state"] == "ended"
@@ -170,7 +170,7 @@ def test_a_replay_in_this_process_leaves_its_turn_to_others(study: Path):
     [
         ([], "usage"),
         (["nowhere"], "holds no study.json"),
-        (["nowhere", "mode"], "usage"),
+        (["nowhere", "mode"], "mode holds no study.json"),
         (["nowhere", "mod=x"], "did you mean 'mode'"),
     ],
 )

@@ -42,6 +42,11 @@ class Pair:
         finally:
             timer.cancel()
 
+    @property
+    def alive(self) -> bool:
+        """Whether both wait for work."""
+        return all(process.poll() is None for process in self._ranks)
+
     def close(self) -> None:
         """End both."""
         for process in self._ranks:

@@ -65,7 +65,9 @@ def test_steps_are_done_while_a_checkpoint_is_written(tmp_path: Path, undisturbe
     assert (resumed["resumed_from_step"], resumed["sha"]) == (4, undisturbed["sha"])
 
 
-@pytest.mark.parametrize("moment", ["begun", "half", "written"])
+@pytest.mark.parametrize(
+    "moment", ["half", *(pytest.param(m, marks=pytest.mark.slow) for m in ("begun", "written"))]
+)
 def test_a_kill_while_saving_goes_on_from_the_checkpoint_before_with_the_same_bits(
     tmp_path: Path, undisturbed, moment: str
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,9 @@ bfloat16 on two ranks and float32 on one."""
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
+def pair(pairs: Callable[[str], Pair]) -> Pair:
     torch.set_num_threads(1)
-    found = Pair("tests.training.tiny")
-    yield found
-    found.close()
+    return pairs("tests.training.tiny")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    made = Pair("tests.training.vision_world")
-    yield made
-    made.close()
+def pair(pairs: Callable[[str], Pair]) -> Pair:
+    return pairs("tests.training.vision_world")
 
 
 def plan(world: World, *overrides: str) -> RunSpec:
@@ -112,16 +110,12 @@ def test_the_layout_of_a_batch_changes_no_loss(
 ) -> None:
     run = plan(world, *change)
     packed = train(world, run, tmp_path / "packed")["losses"]
-    layouts: dict[str, dict[str, Any]] = {
-        "padded": {"pack": False},
-        "micro": {"micro_batch": 2},
-        "padded, micro": {"pack": False, "micro_batch": 1},
-    }
     assert len(set(packed)) == len(packed) > 3
-    for name, execution in layouts.items():
+    for name, execution in {"padded": {"pack": False}, "micro": {"micro_batch": 2}}.items():
         losses = train(world, run, tmp_path / name, execution=execution)["losses"]
         assert losses == pytest.approx(packed, rel=1e-6, abs=1e-6), name
-    for name, execution in {"one row": {}, **layouts}.items():
+    together: dict[str, dict[str, Any]] = {"packed": {}, "padded, micro": {"pack": False, "micro_batch": 1}}
+    for name, execution in together.items():
         first, second = pair.run(
             tmp_path / f"pair, {name}", execution=execution, **world.job(run, "finetune")
         )

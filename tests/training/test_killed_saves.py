@@ -22,6 +22,8 @@ from tests.training.pairs import Pair  # noqa: E402
 from vlmablate.orchestration.checkpoint_folder import COMMIT  # noqa: E402
 from vlmablate.training import loop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SAVING = {"save_every": 4}
 DEATHS = [
     (moment, rank, victims)
@@ -30,7 +32,6 @@ DEATHS = [
     for victims in ([rank], [0, 1])
     if rank == 0 or moment not in doomed.ALONE_ON_0
 ] + [("committing", 0, [1])]
-QUICK = [("half", 0, [0]), ("written", 1, [1]), ("committing", 0, [0, 1]), ("renamed", 0, [0])]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,7 @@ def curve(out: Path) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss"], row["gradient_norm"]) for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("moment", "rank", "victims"),
-    [pytest.param(*death, marks=[] if death in QUICK else [pytest.mark.slow]) for death in DEATHS],
-    ids=str,
-)
+@pytest.mark.parametrize(("moment", "rank", "victims"), DEATHS, ids=str)
 def test_training_goes_on_from_the_last_whole_checkpoint(
     pair: Pair, undisturbed: dict[str, Any], tmp_path: Path, moment: str, rank: int, victims: list[int]
 ) -> None:

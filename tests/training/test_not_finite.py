@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,9 @@ SAVING = {"save_every": 4}
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
+def pair(pairs: Callable[[str], Pair]) -> Pair:
     torch.set_num_threads(1)
-    found = Pair("tests.training.tiny")
-    yield found
-    found.close()
+    return pairs("tests.training.tiny")
 
 
 def answers(pair: Pair, ranks: int, out: Path, **scenario: Any) -> list[dict[str, Any]]:
@@ -40,8 +38,17 @@ def undisturbed(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> dict[in
     return {ranks: answers(pair, ranks, out)[0]["sha"] for ranks, out in outs.items()}
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-@pytest.mark.parametrize(("ranks", "rank"), [(1, 0), (2, 0), (2, 1)])
+@pytest.mark.parametrize(
+    ("ranks", "rank", "what"),
+    [
+        (1, 0, "loss"),
+        (1, 0, "gradient"),
+        (2, 1, "loss"),
+        (2, 0, "gradient"),
+        pytest.param(2, 0, "loss", marks=pytest.mark.slow),
+        pytest.param(2, 1, "gradient", marks=pytest.mark.slow),
+    ],
+)
 def test_all_ranks_end_and_no_weight_was_touched(
     pair: Pair, undisturbed: dict[int, str], tmp_path: Path, ranks: int, rank: int, what: str
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,8 @@ WEIGHTS_ATOL = 2e-4
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    found = Pair("tests.training.tiny")
-    yield found
-    found.close()
+def pair(pairs: Callable[[str], Pair]) -> Pair:
+    return pairs("tests.training.tiny")
 
 
 @pytest.fixture(scope="module")

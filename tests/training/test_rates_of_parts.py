@@ -4,7 +4,7 @@ goes on keeps them."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    found = Pair("tests.training.tiny")
-    yield found
-    found.close()
+def pair(pairs: Callable[[str], Pair]) -> Pair:
+    return pairs("tests.training.tiny")
 
 
 def start(world: World, *overrides: str) -> dict[str, Tensor]:

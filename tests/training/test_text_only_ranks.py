@@ -4,7 +4,7 @@ gets no picture at all."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    found = Pair("tests.training.vision_world")
-    yield found
-    found.close()
+def pair(pairs: Callable[[str], Pair]) -> Pair:
+    return pairs("tests.training.vision_world")
 
 
 def kinds(rows: int, share: float, rank: int, ranks: int, micro: int | None) -> list[list[bool]]:

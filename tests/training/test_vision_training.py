@@ -318,7 +318,7 @@ def pair() -> Iterator[Pair]:
     found.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["frozen", pytest.param("last", marks=pytest.mark.slow), "full"])
 def test_ranks_and_parts_of_a_batch_change_no_loss(
     world: World, pair: Pair, tmp_path: Path, way: str
 ) -> None:

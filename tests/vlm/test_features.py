@@ -55,6 +55,7 @@ def _scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     module = types.ModuleType("vlmablate.data.scenes_store")
     module.SceneStore = FakeStore  # type: ignore[attr-defined]
+    module.splits_in = lambda folder: ["train", "evaluation"]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vlmablate.data.scenes_store", module)
 
 

@@ -24,7 +24,9 @@ SIGN_CHANCE = 0.9
 # Root of the cut-out's area over the root of the canvas area, for scenes of at most two and of more things.
 SCALE_RANGE = {False: (0.30, 0.50), True: (0.25, 0.38)}
 PLACEMENT_TRIES = 60
-SPLIT_STREAM = {"train": 1, "evaluation": 2, "text": 3}
+SPLIT_STREAM = {"train": 1, "evaluation": 2, "text": 3, "validation": 4}
+UNSEEN = ("evaluation", "validation")
+"""Splits whose scenes are made of the photographs and pool cut-outs that no training picture shows."""
 
 Box = tuple[int, int, int, int]
 
@@ -91,11 +93,11 @@ def sample_scene(
 ) -> Scene:
     """Scene number `index` of a split. `shapes` gives the (width, height) of every cut-out in pixels.
 
-    `split` is training, evaluation or text; text layouts use the training pools. A thing that finds no free place is
-    left out, so that nothing overlaps.
+    `split` is train, evaluation, validation or text; text layouts use the training pools. A thing that finds no free
+    place is left out, so that nothing overlaps.
     """
     rng = np.random.default_rng([seed, SPLIT_STREAM[split], index])
-    pictures = "evaluation" if split == "evaluation" else "train"
+    pictures = "evaluation" if split in UNSEEN else "train"
     width, height = CANVASES[rng.choice(len(CANVASES), p=CANVAS_WEIGHTS)]
     count = int(rng.integers(1, MAX_THINGS + 1))
     wanted = _choose_cutouts(rng, lexicon, pictures, count)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmablate.data.layout import Box, Scene, Thing
+from vlmablate.data.layout import UNSEEN, Box, Scene, Thing
 from vlmablate.data.lexicon import Lexicon
 
 NUMBERS = ("zero", "one", "two", "three", "four")
@@ -107,7 +107,7 @@ def open_vqa(scene: Scene) -> list[Question]:
         if thing.word is not None:
             asked.append(_question(scene, "open_vqa", "instance", f"what is {extreme}?", thing.word))
         elif thing.category is not None:
-            subset = "unseen_category" if scene.split == "evaluation" else "category"
+            subset = "unseen_category" if scene.split in UNSEEN else "category"
             asked.append(_question(scene, "open_vqa", subset, f"what kind is {extreme}?", thing.category))
     return asked
 

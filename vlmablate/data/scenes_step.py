@@ -1,7 +1,11 @@
 """The step `scenes`: composes pictures, annotations and questions of both splits, a contact sheet, and a table that
 says whether a picture came out the same in both.
 
-Config: `data` (conf/data/*.yaml), `assets` {asset set: digest}. No dependency.
+Config: `data` (conf/data/*.yaml), `assets` {asset set: digest}, `validation`. No dependency. With a number in
+`validation` the step composes so many scenes to tune on, in place of those that arms are compared on, and no training
+pictures: a model that learned from the training scenes of the same `data` is asked about scenes that neither it nor a
+comparison has seen. They are made of the photographs and cut-outs of the evaluation, of which there are too few to hold
+some back, so that tuning asks what the comparison asks.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from vlmablate.data.questions import (
     popular_nouns,
     training_questions,
 )
-from vlmablate.data.scenes_store import SPLITS, WORLD_FILE, write_split
+from vlmablate.data.scenes_store import WORLD_FILE, write_split
 from vlmablate.orchestration.context import StepContext
 
 BACKGROUNDS = "photo_backgrounds"
@@ -37,31 +41,36 @@ SHEET_SCENES = 12
 
 
 def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext) -> dict[str, Any]:
-    """Compose both splits. The payload counts questions and gives the share of the majority answer per benchmark.
+    """Compose the splits. The payload counts questions and gives the share of the majority answer per benchmark.
 
     Raises UserError for an unknown picture source or assets that are not what the step was planned with.
     """
-    data = config["data"]
+    data, validation = config["data"], config.get("validation")
     lexicon, art = _open(data["pictures"], config["assets"])
-    counts = {"train": int(data["train_scenes"]), "evaluation": int(data["evaluation_scenes"])}
     seed = int(data["seed"])
-    scenes = {
-        split: [sample_scene(lexicon, art.shapes, seed, split, index) for index in range(counts[split])]
-        for split in SPLITS
-    }
-    popular = popular_nouns(scenes["train"])
-    questions = {
-        "train": [
+
+    def sample(stream: str, count: int) -> list[Scene]:
+        return [sample_scene(lexicon, art.shapes, seed, stream, index) for index in range(count)]
+
+    training = sample("train", int(data["train_scenes"]))
+    popular = popular_nouns(training)
+    scenes: dict[str, list[Scene]] = {}
+    questions: dict[str, list[Question]] = {}
+    if validation is None:
+        scenes["train"] = training
+        questions["train"] = [
             question
-            for index, scene in enumerate(scenes["train"])
+            for index, scene in enumerate(training)
             for question in training_questions(
                 scene, lexicon, popular, np.random.default_rng([seed, 6, index])
             )
-        ],
-        "evaluation": evaluation_questions(scenes["evaluation"], lexicon, popular, seed),
-    }
-    done, total = 0, sum(counts.values())
-    small: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
+        ]
+        scenes["evaluation"] = sample("evaluation", int(data["evaluation_scenes"]))
+    else:
+        scenes["evaluation"] = sample("validation", int(validation))
+    questions["evaluation"] = evaluation_questions(scenes["evaluation"], lexicon, popular, seed)
+    done, total = 0, sum(map(len, scenes.values()))
+    small: dict[str, dict[str, np.ndarray]] = {split: {} for split in scenes}
 
     def pictures(split: str) -> Iterator[tuple[str, Image.Image]]:
         nonlocal done
@@ -73,19 +82,20 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
             done += 1
             context.progress(done, total)
 
-    for split in SPLITS:
+    for split in scenes:
         write_split(out, split, scenes[split], questions[split], pictures(split))
-    write_table(scene_rows(small["train"], small["evaluation"], questions["evaluation"]), out / FILE)
     files.write_json(out / WORLD_FILE, {"source": lexicon.source, "shapes": art.shapes})
-    with files.write_with(out / "contact_sheet.png") as target:
-        _sheet(scenes["evaluation"], questions["evaluation"], art).save(target, "PNG")
+    if validation is None:
+        write_table(scene_rows(small["train"], small["evaluation"], questions["evaluation"]), out / FILE)
+        with files.write_with(out / "contact_sheet.png") as target:
+            _sheet(scenes["evaluation"], questions["evaluation"], art).save(target, "PNG")
     return {
-        "train": counts["train"],
-        "evaluation": counts["evaluation"],
+        "train": len(scenes.get("train", ())),
+        "evaluation": len(scenes["evaluation"]),
         "nouns": list(lexicon.words),
         "facts": {
             "pictures": lexicon.source,
-            "training_questions": len(questions["train"]),
+            "training_questions": len(questions.get("train", ())),
             "evaluation_questions": dict(Counter(q.benchmark for q in questions["evaluation"])),
             "majority_answer": _majority(questions["evaluation"]),
             "cutouts_per_noun": 1,

@@ -2,7 +2,8 @@
 
 Per split (`train`, `evaluation`): `<split>.scenes.jsonl`, one scene a line in order; `<split>.questions.jsonl`; and
 `<split>.pictures.zip`, uncompressed JPEG files named by scene id, which any archive viewer opens. `world.json` holds
-the picture source and the shapes of the cut-outs.
+the picture source and the shapes of the cut-outs. A step that made scenes to tune on has them as its `evaluation`, and
+no `train`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ class SceneStore:
     def decode(encoded: bytes) -> Image.Image:
         """The RGB picture in a file; any thread may ask."""
         return Image.open(io.BytesIO(encoded)).convert("RGB")
+
+
+def splits_in(folder: Path) -> list[str]:
+    """The splits that a finished `scenes` step made."""
+    return [split for split in SPLITS if (folder / f"{split}.scenes.jsonl").exists()]
 
 
 def read_world(folder: Path) -> tuple[str, dict[str, tuple[int, int]]]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlmablate.design.step_table import stage_of
+
 FORWARD = 2
 THROUGH_FROZEN = 4
 TRAINING = 6
@@ -18,7 +20,8 @@ Config = Mapping[str, Any]
 
 
 def flops(kind: str, config: Config, needs: Mapping[str, Config]) -> float | None:
-    """Operations of a step, or None for a kind that does not know its size.
+    """Operations of a step, or None for a kind that does not know its size. Of a piece of a training (`trunks`) they
+    are those of the whole.
 
     Args:
         kind: the step's kind.
@@ -31,19 +34,19 @@ def flops(kind: str, config: Config, needs: Mapping[str, Config]) -> float | Non
             return _text(config["llm"]["pretrain"], config)
         if kind == "posttrain":
             return _text(config["posttrain"], needs["pretrain"])
-        if kind in ("align", "finetune"):
+        if kind in ("align", "trunk", "finetune"):
             if (
                 config.get("live") is not None
             ):  # towers that train cost more than the rest, at a speed of their own
                 return None
-            stage = config["stages"][kind]
+            stage = config["stages"][stage_of(kind)]
             mixture = stage.get("mixture") or {}
             rows = float(stage["epochs"]) * float(needs["scenes"]["data"]["train_scenes"])
             scenes = rows / (1.0 - float(mixture.get("text_only", 0.0)))
             added = sum(float(count) for name, count in mixture.items() if name != "text_only")
             questions = float(stage.get("questions_per_visit", 1)) + added
             per_scene = _tokens(needs["pretrain"], questions, tiles_of(needs.get("features0") or {}))
-            all_train = kind == "finetune" and stage.get("language", "full") == "full"
+            all_train = kind != "align" and stage.get("language", "full") == "full"
             each = TRAINING if all_train else THROUGH_FROZEN
             return each * weights(needs["pretrain"]["llm"]) * scenes * per_scene
     except (KeyError, TypeError, ValueError):

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vlmablate.design import trunks
 from vlmablate.design.flops import flops, tiles_of
 from vlmablate.design.identity import digest, elide
 from vlmablate.design.spec import StepSpec
-from vlmablate.design.step_table import Row
+from vlmablate.design.step_table import TRUNK, Row, stage_of
 from vlmablate.design.supplied import tower_name
 
 _SEED_FIELDS = frozenset({"seed"})
@@ -24,11 +25,13 @@ def hints_of(
     scale: str,
 ) -> dict[str, Any]:
     """What is kept for estimates; the same for every seed."""
+    part = _part(kind, config, deps)
+    operations = flops(kind, config, {role: step.config for role, step in before.items()})
     return {
-        "flops": flops(kind, config, {role: step.config for role, step in before.items()}),
-        "scale": scale if config.get("live") is None else f"{scale}, live towers",
+        "flops": None if operations is None else part * operations,
+        "scale": _alike(kind, config, deps, scale),
         "similar": _similar(kind, row, config, deps),
-        "units": _units(kind, config),
+        "units": part * _units(kind, config),
         "disk_units": _units(kind, config) if kind == "features" else 1.0,
     }
 
@@ -46,13 +49,27 @@ def _similar(kind: str, row: Row, config: dict[str, Any], deps: dict[str, StepSp
     return digest({"kind": kind, "version": row.version, "config": semantic, "deps": parts})[:16]
 
 
+def _part(kind: str, config: Mapping[str, Any], deps: Mapping[str, StepSpec]) -> float:
+    """How much of its whole training a step does: less than all of it on a trunk."""
+    if kind != trunks.KIND and TRUNK not in deps:
+        return 1.0
+    before = deps[TRUNK].config["stages"]["finetune"] if TRUNK in deps else None
+    return trunks.share(kind, config["stages"]["finetune"], before)
+
+
+def _alike(kind: str, config: Mapping[str, Any], deps: Mapping[str, StepSpec], scale: str) -> str:
+    """The scale, and what else makes steps of a kind differ in seconds per unit: of a short decay the start weighs."""
+    live = "" if config.get("live") is None else ", live towers"
+    return f"{scale}{live}{', decay of a trunk' if kind == 'finetune' and TRUNK in deps else ''}"
+
+
 def _units(kind: str, config: dict[str, Any]) -> float:
     """How much work relative to other steps of the kind at one scale: the epochs of a training step, the tiles of
     features, else 1.
     """
     if kind == "features":
         return float(tiles_of(config))
-    stage = config.get("stages", {}).get(kind) if isinstance(config.get("stages"), dict) else None
+    stage = config.get("stages", {}).get(stage_of(kind)) if isinstance(config.get("stages"), dict) else None
     epochs = stage.get("epochs") if isinstance(stage, dict) else None
     return float(epochs) if isinstance(epochs, int | float) and epochs > 0 else 1.0
 
@@ -71,6 +88,8 @@ def slug_of(kind: str, config: dict[str, Any], deps: list[StepSpec]) -> str:
     """
     if kind == "scenes":
         data = config["data"]
+        if config.get("validation") is not None:
+            return _words(data.get("name"), data.get("pictures"), "validation", config["validation"])
         return _words(data.get("name"), data.get("pictures"), data.get("train_scenes"))
     if kind == "pretrain":
         llm = config["llm"]
@@ -86,8 +105,11 @@ def slug_of(kind: str, config: dict[str, Any], deps: list[StepSpec]) -> str:
     if inherited:
         return inherited[0]
     llm = (config.get("llm") or {}).get("name")
+    until = f"to{config['stages']['finetune']['epochs']:g}" if kind == trunks.KIND else None
     live = config.get("live")
     if live is not None:
         names = [tower_name(row["tower"]) for row in live["towers"]]
-        return _words("+".join(names), live["image"].get("resize"), llm, "tuned", f"s{seeds['init']}")
-    return _words("+".join(dep.slug for dep in deps if dep.kind == "features"), llm, f"s{seeds['init']}")
+        return _words("+".join(names), live["image"].get("resize"), llm, "tuned", until, f"s{seeds['init']}")
+    return _words(
+        "+".join(dep.slug for dep in deps if dep.kind == "features"), llm, until, f"s{seeds['init']}"
+    )

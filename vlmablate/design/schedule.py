@@ -81,6 +81,10 @@ class Schedule:
         """Steps of the warm-up; `share`: that of the recipe."""
         return max(1, round(share * steps)) if self.warmup_steps is None else self.warmup_steps
 
+    def decay_steps(self, steps: int) -> int:
+        """Steps of the decay (wsd)."""
+        return max(1, round(self.decay * steps))
+
     def trunk(self, share: float, steps: int) -> int:
         """How many of the first steps have the same rate in every longer training, if the warm-up is as long there.
 
@@ -89,7 +93,7 @@ class Schedule:
         if self.name == "constant":
             return steps
         warm = min(self.warm(share, steps), steps)
-        return max(warm, steps - max(1, round(self.decay * steps))) if self.name == "wsd" else warm
+        return max(warm, steps - self.decay_steps(steps)) if self.name == "wsd" else warm
 
     def rate(self, peak: float, share: float, step: int, steps: int) -> float:
         """Learning rate of optimiser step `step` of `steps`, counted from 0, with a warm-up of `share` of the steps.

@@ -10,6 +10,10 @@ from vlmablate.design.identity import Encoded, canonical, elide, short_id, step_
 from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.design.step_table import TABLE, seed_field
 
+FRESH = 1000
+"""Seeds from here on are not the user's where something is chosen by scores: what chose, and what judges the choice,
+then had different ones."""
+
 
 def training_seed(seed: int) -> dict[str, int]:
     return {"init": seed, "order": seed}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
-from vlmablate.design import tuning_choices
+from vlmablate.design import trunks, tuning_choices
 from vlmablate.design.mixture import TEXT_ONLY, Mixture, read_share
 from vlmablate.design.schedule import Schedule
 from vlmablate.errors import UserError, unknown_name
@@ -18,7 +18,7 @@ TEXTS = ("plain", "dialogue")
 SETTINGS = (
     "epochs", "batch_scenes", "batch_samples", "longest", "questions_per_visit", "learning_rate",
     "learning_rate_factors", "schedule", "warmup", "weight_decay", "gradient_clip", "mixture", "language", "vision",
-    "vision_learning_rate",
+    "vision_learning_rate", trunks.SETTING,
 )  # fmt: skip
 _WORDS = (
     "whose words this language model does not know; set llm.pretrain.text_only above 0 "
@@ -35,7 +35,7 @@ def check_stages(config: Mapping[str, Any]) -> None:
     """Of a composed configuration, as far as it can be told without the models.
 
     Looked at are the names of all settings of the stages, the values of ``schedule``, ``learning_rate_factors``,
-    ``mixture``, ``language``, ``vision`` and ``vision_learning_rate``, and the text of pretraining.
+    ``mixture``, ``language``, ``vision``, ``vision_learning_rate`` and ``branches``, and the text of pretraining.
 
     Raises:
         UserError: which key is wrong, and what there is.
@@ -48,9 +48,11 @@ def check_stages(config: Mapping[str, Any]) -> None:
         stage = (config.get("stages") or {}).get(name)
         if stage is not None:
             _check_stage(stage, f"stages.{name}", llm if made_here else None)
-    mixture = Mixture.read(((config.get("stages") or {}).get("finetune") or {}).get("mixture"))
+    finetune = (config.get("stages") or {}).get("finetune") or {}
+    mixture = Mixture.read(finetune.get("mixture"))
     if mixture.text_only and made_here and not llm["pretrain"].get(TEXT_ONLY):
         raise UserError(f"stages.finetune.mixture.text_only asks for requests without a picture, {_WORDS}")
+    trunks.check_branches(finetune, "stages.finetune", trunks.most_rows(config))
 
 
 def read_factors(
@@ -82,6 +84,10 @@ def _check_stage(stage: Mapping[str, Any], where: str, llm: Mapping[str, Any] | 
         if setting not in SETTINGS:
             raise unknown_name("setting", str(setting), SETTINGS, where)
     Schedule.read(stage.get("schedule") or "cosine", f"{where}.schedule")
+    if where != "stages.finetune" and stage.get(trunks.SETTING) is not None:
+        raise UserError(
+            f"{where}.{trunks.SETTING}: only finetunings share a trunk; use stages.finetune.{trunks.SETTING}"
+        )
     way, options = tuning_choices.read(stage.get("language", "full"), f"{where}.language")
     if llm is not None and way == "last" and options["last"] > llm["layers"]:
         raise UserError(

@@ -20,6 +20,13 @@ SCENES = "scenes"
 """In a row's ``deps``: the step that composes pictures. Where the data are published there is none: a stage learns from
 its ``records``, looked at through live towers even while these stay frozen, and the benchmarks are published too."""
 
+VALIDATION = "validation_scenes"
+"""Role of the scenes that a trial of a tuning is evaluated on: a step of the kind ``scenes`` whose field ``validation``
+says how many, and which makes no training pictures. None in the step that trainings learn from."""
+
+TRUNK = "trunk"
+"""In a row's ``deps``: the piece of a trunk that a step goes on from (`design.trunks`); none for one that begins."""
+
 LEARNED = "learned_2d"
 """``position.name`` of a language model that adds learned codes; all others are rotary."""
 
@@ -53,9 +60,45 @@ class Row:
 
 _PROJECTOR = {"projector.norm": True, "projector.hidden": 2}
 
+
+def _finetuning(stage: str) -> Row:
+    """A step that finetunes; stage: what supplies its settings."""
+    return Row(
+        1,
+        {
+            "projector": "projector",
+            "position": "position",
+            "stages.finetune": stage,
+            "records": "$finetune_records",
+            "live": "$live",
+            "llm": "$causal",
+            "seed": TRAINING_SEED,
+            "precision": "precision",
+        },
+        {FEATURES: FEATURES, "init": "$init", "scenes": SCENES, "trunk": TRUNK},
+        added={
+            **_PROJECTOR,
+            "llm": None,
+            "records": None,
+            "stages.finetune.language": "full",
+            "stages.finetune.learning_rate_factors": {},
+            "stages.finetune.schedule": "cosine",
+            "stages.finetune.mixture": {"detailed": 0, "negative": 0, "text_only": 0.0},
+            "stages.finetune.vision": FROZEN,
+            "stages.finetune.vision_learning_rate": None,
+            "live": None,
+        },
+    )
+
+
 TABLE: Mapping[str, Row] = MappingProxyType(
     {
-        "scenes": Row(1, {"data": "data", "assets": "$assets"}, {}),
+        "scenes": Row(
+            1,
+            {"data": "$data", "assets": "$assets", "validation": "$validation"},
+            {},
+            added={"validation": None},
+        ),
         "pretrain": Row(
             1,
             {
@@ -106,32 +149,8 @@ TABLE: Mapping[str, Row] = MappingProxyType(
                 "stages.align.learning_rate_factors": {},
             },
         ),
-        "finetune": Row(
-            1,
-            {
-                "projector": "projector",
-                "position": "position",
-                "stages.finetune": "stages.finetune",
-                "records": "$finetune_records",
-                "live": "$live",
-                "llm": "$causal",
-                "seed": TRAINING_SEED,
-                "precision": "precision",
-            },
-            {FEATURES: FEATURES, "init": "$init", "scenes": SCENES},
-            added={
-                **_PROJECTOR,
-                "llm": None,
-                "records": None,
-                "stages.finetune.language": "full",
-                "stages.finetune.learning_rate_factors": {},
-                "stages.finetune.schedule": "cosine",
-                "stages.finetune.mixture": {"detailed": 0, "negative": 0, "text_only": 0.0},
-                "stages.finetune.vision": FROZEN,
-                "stages.finetune.vision_learning_rate": None,
-                "live": None,
-            },
-        ),
+        "trunk": _finetuning("$piece"),
+        "finetune": _finetuning("$finetune"),
         "evaluate": Row(
             1,
             {"benchmark": "$benchmark", "seed": "$evaluation_seed", "precision": "precision"},
@@ -147,3 +166,8 @@ LANGUAGE_FIELDS = ("name", "pictures")
 def seed_field(kind: str) -> str:
     """The field of a kind's config that holds the seed of training; empty without one."""
     return next((name for name, source in TABLE[kind].fields.items() if source == TRAINING_SEED), "")
+
+
+def stage_of(kind: str) -> str:
+    """The stage whose settings a kind of training step has, under ``stages``: a trunk is a piece of a finetuning."""
+    return "finetune" if kind == "trunk" else kind

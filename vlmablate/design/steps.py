@@ -6,13 +6,32 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from vlmablate.design import trunks
 from vlmablate.design.hints import hints_of, slug_of
 from vlmablate.design.identity import step_id
 from vlmablate.design.published import benchmark_of, is_published, records_of
 from vlmablate.design.seeds import training_seed
 from vlmablate.design.spec import RunSpec, StepSpec
-from vlmablate.design.step_table import FEATURES, LANGUAGE_FIELDS, LEARNED, SCENES, TABLE, TRAINING_SEED
-from vlmablate.design.supplied import causal, live_towers, plain, select, towers, weights_of
+from vlmablate.design.step_table import (
+    FEATURES,
+    LANGUAGE_FIELDS,
+    LEARNED,
+    SCENES,
+    TABLE,
+    TRAINING_SEED,
+    TRUNK,
+    VALIDATION,
+)
+from vlmablate.design.supplied import (
+    causal,
+    live_towers,
+    plain,
+    scene_data,
+    select,
+    towers,
+    validation_scenes,
+    weights_of,
+)
 
 
 def _place(target: dict[str, Any], path: str, value: Any) -> None:
@@ -33,6 +52,7 @@ def build_run(
     published: Mapping[str, str] = MappingProxyType({}),
     scale: str = "",
     known: dict[str, StepSpec] | None = None,
+    validation: bool = False,
 ) -> RunSpec:
     """The steps of one run with their ids.
 
@@ -47,9 +67,11 @@ def build_run(
         scale: the scale preset, kept as a hint for time estimates.
         known: id -> step of runs at the same scale that were built before; what the run shares with them is taken from
             there, and what is new is added.
+        validation: whether the evaluation asks about scenes of its own, which no comparison is made on.
 
     Raises:
-        UserError: for a fusion that does not fit the towers, or a configuration that lacks a field.
+        UserError: for a fusion that does not fit the towers, a configuration that lacks a field, and a validation
+            without scenes.
         CanonicalError: for a value that has no canonical form.
     """
     known = {} if known is None else known
@@ -58,9 +80,12 @@ def build_run(
     live = live_towers(config, listed, weights)
     llm = select(config, "llm")
     llm_read = causal(config, weights)
+    finetune = select(config, "stages.finetune")
     scenes = not is_published(config)
     supplied: dict[str, Any] = {
         "$assets": dict(assets),
+        "$data": scene_data(config),
+        "$validation": None,
         # What follows pretraining is no part of it: a chat model and its base are made of one pretrained model.
         "$llm": {key: value for key, value in llm.items() if key != "posttrain"},
         "$causal": llm_read,
@@ -68,6 +93,7 @@ def build_run(
         "$align_live": None if scenes else live,
         "$align_records": records_of(config, "align", published),
         "$finetune_records": records_of(config, "finetune", published),
+        "$finetune": trunks.alone(finetune),
         "$benchmark": benchmark_of(config, published),
         # A learned code is pretrained under settings of llm; a rotary one is all that pretraining has to know.
         "$rotary": None if select(config, "position.name") == LEARNED else select(config, "position"),
@@ -76,11 +102,17 @@ def build_run(
         "$evaluation_seed": {"evaluation": select(config, "seed.evaluation")},
     }
     language_model = "pretrain" if llm.get("posttrain") is None else "posttrain"
-    aliases: dict[str, str | None] = {"$language_model": language_model, SCENES: SCENES if scenes else None}
+    aliases: dict[str, str | None] = {
+        "$language_model": language_model,
+        SCENES: SCENES if scenes else None,
+        TRUNK: None,
+    }
     if llm_read is not None:  # read from where its weights are, not made by a step
         aliases["$language_model"] = None
     aliases["$init"] = "align" if align else aliases["$language_model"]
-    feature_roles = [f"features{i}" for i in range(len(listed))]
+    features = {
+        f"features{i}": f"features{i}" for i in range(len(listed))
+    }  # role in a step -> role in the run
     steps: dict[str, StepSpec] = {}
 
     def add(role: str, kind: str, extra: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -89,7 +121,7 @@ def build_run(
         for dep_role, source in row.deps.items():
             if dep_role == FEATURES:
                 if live is None or (kind == "align" and scenes):
-                    deps.update({role: steps[role].id for role in feature_roles})
+                    deps.update({dep: steps[made_by].id for dep, made_by in features.items()})
             elif (made_by := aliases.get(source, source)) is not None:
                 deps[dep_role] = steps[made_by].id
         values = {**supplied, **extra}
@@ -112,6 +144,10 @@ def build_run(
             hints=hints_of(kind, row, step_config, needed, steps, scale),
         )
 
+    def add_features() -> None:
+        for role, tower in zip(features.values(), listed, strict=True):
+            add(role, "features", {"$tower": plain(tower), "$weights": weights_of(tower, weights)})
+
     if scenes:
         add("scenes", "scenes")
     if llm_read is None:
@@ -119,10 +155,18 @@ def build_run(
         if language_model == "posttrain":
             add("posttrain", "posttrain")
     if live is None or (align and scenes):
-        for role, tower in zip(feature_roles, listed, strict=True):
-            add(role, "features", {"$tower": plain(tower), "$weights": weights_of(tower, weights)})
+        add_features()
     if align:
         add("align", "align")
+    for number, epochs in enumerate(trunks.lengths(finetune)):
+        add(f"trunk{number}", "trunk", {"$piece": trunks.piece(finetune, epochs)})
+        aliases[TRUNK] = f"trunk{number}"
     add("finetune", "finetune")
+    if validation:
+        add(VALIDATION, "scenes", {"$validation": validation_scenes(config)})
+        aliases[SCENES] = VALIDATION
+        features = {role: f"validation_{role}" for role in features}
+        if live is None:
+            add_features()
     add("evaluate", "evaluate")
     return RunSpec(arm, context, seed, steps)

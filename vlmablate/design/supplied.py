@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmablate.design.identity import canonical
 from vlmablate.design.published import is_published
-from vlmablate.design.step_table import FROZEN, SEQUENCE
+from vlmablate.design.step_table import FROZEN, SEQUENCE, VALIDATION
 from vlmablate.errors import UserError, unknown_name
 
 
@@ -24,6 +24,29 @@ def select(config: Mapping[str, Any], path: str) -> Any:
         node = node[part]
         parents.append(part)
     return node
+
+
+def scene_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scenes are composed by: ``data`` without how many there are for validation, which changes no other."""
+    return {key: value for key, value in select(config, "data").items() if key != VALIDATION}
+
+
+def validation_scenes(config: Mapping[str, Any]) -> int:
+    """How many scenes trials are evaluated on: as many as comparisons are made on, unless configured.
+
+    Raises UserError for published data, of which nothing is held out, and for what is no number of scenes.
+    """
+    if is_published(config):
+        raise UserError(
+            f"data={select(config, 'data.name')} has no scenes to tune on: published benchmarks come as the pictures "
+            "that arms are compared on, and nothing of them is held out. Use tune= with data=embedded, and give what "
+            "it chooses as overrides"
+        )
+    count = select(config, "data").get(VALIDATION)
+    count = select(config, "data.evaluation_scenes") if count is None else count
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"data.{VALIDATION} must be a whole number of at least 1, or null, not {count!r}")
+    return count
 
 
 def tower_name(tower: str | Mapping[str, Any]) -> str:

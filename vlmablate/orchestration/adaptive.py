@@ -146,7 +146,7 @@ def _benchmarks(path: Path) -> Facts | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} does not say how its benchmarks went ({error}), and replicate=adaptive decides by that; "
+            f"{path} does not say how its benchmarks went ({error}), and what is computed next depends on that; "
             "delete it and run the sweep again to redo the evaluation"
         ) from error
     return facts

@@ -82,7 +82,7 @@ def choose(index: Index, selections: Sequence[Selection], force: bool = False) -
 
     wanted: dict[str, list[str]] = {}
     candidates: list[str] = []
-    for run in index.runs:
+    for run in (*index.runs, *index.trials):
         if not unfinished([run.run_id]):
             continue
         left = unfinished(run.steps.values())

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from vlmablate.errors import DiskFull, is_disk_full
+from vlmablate.errors import DiskFull, UserError, is_disk_full
 from vlmablate.files import fsync_directory, read_json, sha256_file, write_json
 
 COMMIT = "COMMIT"
@@ -137,6 +137,16 @@ def newest(parent: Path, group: Group) -> Checkpoint | None:
     return None
 
 
+def handed_on(parent: Path, group: Group) -> Checkpoint:
+    """The checkpoint that another step left among its results. Call it on all ranks.
+
+    Its files were checked with those results, and nothing is moved: others may read it now. Raises UserError when there
+    is none.
+    """
+    found: Checkpoint = _lead(group, partial(_handed_on, parent))
+    return found
+
+
 def discard(parent: Path) -> None:
     """Remove all checkpoints of a step that is done. What cannot be removed does no harm but to the disk."""
     with suppress(OSError):
@@ -229,6 +239,17 @@ def _read(folder: Path) -> Checkpoint | str:
     if folder.name != f"{_PREFIX}-{checkpoint.step}" or not checkpoint.files:
         return f"its {COMMIT} is that of another checkpoint"
     return checkpoint
+
+
+def _handed_on(parent: Path) -> Checkpoint:
+    names = _by_age(parent) if parent.is_dir() else []
+    found = _read(parent / names[0]) if names else "there is none"
+    if isinstance(found, str):
+        raise UserError(
+            f"{parent} holds no checkpoint to go on from: {found}.\n"
+            f"Delete {parent.parent} and run the same command again: it is computed anew."
+        )
+    return found
 
 
 def _faults(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:

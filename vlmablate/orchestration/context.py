@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from vlmablate.orchestration.milestones import Milestone
 
 PROGRESS_FILE = "progress.json"
 _INTERVAL_S = 0.5
@@ -30,6 +32,7 @@ class StepContext:
         assets: the folder of downloaded and converted assets.
         rank, world_size: this process and the number of processes that run the step together.
         local_rank: this process among those of its machine; the number of its GPU.
+        milestones: where the loss of a trial is looked at, and what ends it there; of any other step there are none.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class StepContext:
         rank: int = 0,
         world_size: int = 1,
         local_rank: int = 0,
+        milestones: Sequence[Milestone] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.execution = execution
@@ -53,6 +57,7 @@ class StepContext:
         self.rank = rank
         self.world_size = world_size
         self.local_rank = local_rank
+        self.milestones = tuple(milestones)
         self.saving = saving
         self._on_saved = on_saved
         self._out = out

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vlmablate.design.compose import composer
+from vlmablate.design.crossing import CrossedAxis
 from vlmablate.errors import DiskFull, UserError, unknown_name
 from vlmablate.files import read_json, write_json
 from vlmablate.orchestration import adaptive, drift, provenance
@@ -21,12 +22,13 @@ from vlmablate.orchestration.jobs import Job, manifest
 from vlmablate.orchestration.lease import Lease, LeaseBusyError, claim
 from vlmablate.orchestration.local import Executor, LocalExecutor, read_need
 from vlmablate.orchestration.parts import Parts
-from vlmablate.orchestration.plan import Plan, make_plan, summary, table, unique_steps
+from vlmablate.orchestration.plan import Plan, duration, make_plan, summary, table, unique_steps
 from vlmablate.orchestration.policy import changed
 from vlmablate.orchestration.preparation import Study, Work, prepare
 from vlmablate.orchestration.progress import PLAIN_INTERVAL_S
 from vlmablate.orchestration.scheduler import Scheduler
 from vlmablate.orchestration.slurm.journal import close_finished
+from vlmablate.orchestration.space_words import detectable_line
 from vlmablate.orchestration.stop import check_interrupt, signals_interrupt
 from vlmablate.orchestration.store import Store
 from vlmablate.orchestration.study import Request, Sweep, analysis_history, compose_cells
@@ -63,6 +65,7 @@ class Controller:
         for text in (*self._drift_lines(work), *table(plan), *summary(plan)):
             self._report(text)
         self._say_costs(work, plan)
+        self._say_ahead(work)
         other = self._code_drift(work)
         if other is not None:
             does = {"rerun": "a run would compute them again", "refuse": "a run would refuse to go on"}
@@ -192,8 +195,9 @@ class Controller:
                     )
             if time.monotonic() - said >= PLAIN_INTERVAL_S:
                 said = time.monotonic()
-                done = sum(self._store.has_result("evaluate", run.run_id) for run in study.runs)
-                self._report(f"following: {done} of {len(study.runs)} runs are done")
+                wanted = (*study.trials, *study.runs)
+                done = sum(self._store.has_result("evaluate", run.run_id) for run in wanted)
+                self._report(f"following: {done} of {len(wanted)} runs are done")
             check_interrupt()
             time.sleep(FOLLOW_S)
 
@@ -206,8 +210,10 @@ class Controller:
             self._report(text)
         self._declare(work, plan)
         plan, outcome = self._compute(work, plan, Outcome())
-        while plan.finished and work.growing and not outcome.detached:
+        ended: set[str] = set()
+        while work.growing and _settled(plan, outcome):
             before = {run.run_id for run in work.runs}
+            ended.update(outcome.ended)
             work = self._prepare(fetch=False)
             # What is wanted now may be there since long ago. A warning was given at the start.
             if work.policy.on_drift != "warn" and self._mind_code(work):
@@ -215,7 +221,8 @@ class Controller:
             more = {run.run_id for run in work.runs} - before
             plan = self._make_plan(work)
             self._declare(work, plan)
-            if plan.finished and not more:
+            lost = ended & {step.id for step in plan.missing}  # how they ended could not be written down
+            if (plan.finished and not more) or lost:
                 break
             self._report(f"the scores call for more; runs that are wanted now: {len(more)}")
             plan, outcome = self._compute(work, plan, outcome)
@@ -229,13 +236,14 @@ class Controller:
         # Of several studies, those that are whole are reported whatever happened to the others.
         rebuilt = False
         for study in work.studies:
-            if study.done(plan.done) == len(study.runs):
+            if study.runs and study.done(plan.done) == len(study.runs):
                 self._say_ended(work, study)
                 rebuilt |= self._build(work, study)
-            if work.tracking is not None:
-                track(study.folder, study.runs, self._store, work.tracking, self._report)
         if len(work.studies) > 1 and (rebuilt or not (work.folder / "index.html").exists()):
             self._write_page()
+        if work.tracking is not None:
+            folders = [study.folder for study in work.studies]
+            track(work.folder, folders, work.runs, self._store, work.tracking, self._report)
         return EXIT_OK if plan.finished else self._say_unfinished(work, plan, outcome)
 
     def _compute(self, work: Work, plan: Plan, outcome: Outcome) -> tuple[Plan, Outcome]:
@@ -248,7 +256,8 @@ class Controller:
             before = outcome.computed
             outcome = self._slurm_round(work) if work.launcher == "slurm" else self._round(work, plan)
             outcome.computed += before
-            if not outcome.replan or outcome.failures or outcome.disk_full or outcome.interrupted:
+            again = outcome.replan and not outcome.ended  # trials that have ended are not to be tried again
+            if not again or outcome.failures or outcome.disk_full or outcome.interrupted:
                 break
             plan = self._make_plan(work)
         if outcome.interrupted and not outcome.detached:
@@ -297,6 +306,7 @@ class Controller:
         display = parts.display()
         debug = work.launcher == "debug"
         threads = int(work.execution["threads"])
+        watched = work.watched
         executor: Executor
         if debug:
             executor = DebugExecutor(tick=lambda: display.update(scheduler.snapshot()))
@@ -312,13 +322,15 @@ class Controller:
                 kinds=parts.kinds,
                 execution=changed(work.execution, changes),
                 parent=executor.parent,
+                milestones=watched,
                 ttl_s=parts.ttl_s,
                 heartbeat_s=parts.heartbeat_s,
             )
 
         scheduler = Scheduler(
-            plan, self._store, executor, jobs_folder, make_manifest, display, work.policy, work.execution
-        )
+            plan, self._store, executor, jobs_folder, make_manifest, display, work.policy, work.execution,
+            trials=watched.keys(),
+        )  # fmt: skip
         try:
             return scheduler.run()
         finally:
@@ -339,6 +351,7 @@ class Controller:
             execution=work.execution,
             code=snapshot(self._store.home),
             limits=commands.limits(),
+            milestones=work.watched,
             ttl_s=parts.ttl_s,
             heartbeat_s=parts.heartbeat_s,
         )
@@ -369,7 +382,9 @@ class Controller:
         alike: dict[str, list[str]] = {}
         for study in work.studies:
             axis, settings, request = study.axis, study.declared["analysis"], study.request
-            if request.max_seeds is not None:
+            if isinstance(axis, CrossedAxis):
+                texts = [detectable_line(axis, request, settings, spread)]
+            elif request.max_seeds is not None:
                 texts = adaptive.plan_text(axis, request.max_seeds, request.budget, settings, spread)
             else:
                 seeds = len(request.seeds)
@@ -379,6 +394,21 @@ class Controller:
             self._report(f"{', '.join(axes)}: {text}" if len(work.studies) > 1 else text)
         if work.launcher == "slurm":
             self._say_submission(work, plan)
+
+    def _say_ahead(self, work: Work) -> None:
+        """What follows the runs that a plan shows, and what all of it together costs."""
+        ahead = [study.ahead() for study in work.studies]
+        for study, following in zip(work.studies, ahead, strict=True):
+            if following.text:
+                axis = f"{study.axis.name}: " if len(work.studies) > 1 else ""
+                self._report(f"{axis}{following.text}")
+        later = [run for following in ahead for run in following.runs]
+        if later:
+            whole = make_plan([*work.runs, *later], self._store, work.estimator, work.slots)
+            self._report(
+                f"all of it together: about {duration(whole.wall_s)} on {whole.slots} "
+                f"worker{'s' if whole.slots != 1 else ''} ({duration(whole.work_s)} of work)"
+            )
 
     def _say_ended(self, work: Work, study: Study) -> None:
         """Why the contrasts of an adaptive study stopped; nothing for a fixed grid."""
@@ -431,6 +461,14 @@ class Controller:
         report(f"{missing} of {len(plan.runs)} runs are missing; what is done is kept.")
         report(f"To go on: {work.command}")
         return EXIT_FAILED
+
+
+def _settled(plan: Plan, outcome: Outcome) -> bool:
+    """Whether everything that was asked for has come to an end, of trials also to one without a result."""
+    if outcome.detached:
+        return False
+    trouble = outcome.failures or outcome.not_started or outcome.disk_full
+    return plan.finished or bool(outcome.ended and not trouble)
 
 
 def rebuild_report(name: str, results: Path, force: bool = True) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from vlmablate.orchestration.worker import Exit
 
 
 class FailureClass(StrEnum):
-    """Kinds of failure; each has a row in the policy's table."""
+    """Kinds of failure; each has a row in the policy's table, but for PRUNED: a trial that was stopped early."""
 
     CUDA_OOM = "cuda_oom"
     HOST_OOM = "host_oom"
     NAN = "nan"
+    PRUNED = "pruned"
     NODE_FAIL = "node_fail"
     TIMEOUT = "timeout"
     PREEMPTED = "preempted"
@@ -67,6 +68,7 @@ _TYPES = {
     "OutOfMemoryError": FailureClass.CUDA_OOM,
     "MemoryError": FailureClass.HOST_OOM,
     "Diverged": FailureClass.NAN,
+    "Pruned": FailureClass.PRUNED,
     "NoProgress": FailureClass.NO_PROGRESS,
     "DiskFull": FailureClass.DISK_FULL,
 }

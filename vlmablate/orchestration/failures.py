@@ -32,9 +32,10 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """How a round of work ended."""
+    """How a round of work ended. ``ended``: ids of trainings of trials that were stopped early, or diverged."""
 
     failures: list[Failure] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
     dep_failed: list[Job] = field(default_factory=list)
     not_started: list[Job] = field(default_factory=list)
     computed: int = 0

@@ -11,9 +11,10 @@ from typing import Any
 
 from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.orchestration.lease import HEARTBEAT_S, TTL_S
+from vlmablate.orchestration.milestones import Milestone, to_json
 from vlmablate.orchestration.store import Store
 
-CHAINED = frozenset({"align", "finetune", "evaluate"})
+CHAINED = frozenset({"align", "trunk", "finetune", "evaluate"})
 """Kinds that may follow each other in one process; the others are shared by many runs and go alone."""
 
 
@@ -82,6 +83,7 @@ def manifest(
     execution: Mapping[str, Any],
     parent: int | None,
     directories: Mapping[str, Path] = MappingProxyType({}),
+    milestones: Mapping[str, Sequence[Milestone]] = MappingProxyType({}),
     no_progress_after: int = 0,
     ttl_s: float = TTL_S,
     heartbeat_s: float = HEARTBEAT_S,
@@ -91,6 +93,7 @@ def manifest(
 
     Args:
         directories: step id -> its folder, for steps that need not be there yet; the others are looked up in the store.
+        milestones: step id -> where the loss of a trial is looked at.
         no_progress_after: so many allocations of one job in a row may end without a new checkpoint; 0: any number.
     """
     own = {step.id: directories.get(step.id) or store.directory(step) for step in job.steps}
@@ -109,6 +112,7 @@ def manifest(
         "execution": dict(execution),
         "parent": parent,
         "no_progress_after": no_progress_after,
+        "milestones": to_json({step.id: milestones[step.id] for step in job.steps if step.id in milestones}),
         "lease": {"ttl_s": ttl_s, "heartbeat_s": heartbeat_s},
         "steps": steps,
     }

@@ -21,6 +21,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "posttrain": "vlmablate.training.text_steps:run_posttrain",
         "features": "vlmablate.vlm.features_step:run",
         "align": "vlmablate.training.steps:run_align",
+        "trunk": "vlmablate.training.steps:run_trunk",
         "finetune": "vlmablate.training.steps:run_finetune",
         "evaluate": "vlmablate.evaluation.step:run",
     }
@@ -29,7 +30,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
 edits.
 """
 
-TRAINING = frozenset({"pretrain", "posttrain", "align", "finetune"})
+TRAINING = frozenset({"pretrain", "posttrain", "align", "trunk", "finetune"})
 """Kinds of steps that train."""
 
 

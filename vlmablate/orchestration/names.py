@@ -39,7 +39,7 @@ class KnownStep:
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run of a study; ``steps`` is role -> step id."""
+    """A run of a study; ``steps`` is role -> step id. ``trial``: its number, of one that is only made to choose by."""
 
     study: str
     arm: str
@@ -47,12 +47,16 @@ class KnownRun:
     seed: int
     run_id: str
     steps: Mapping[str, str] = field(hash=False)
+    trial: int | None = None
 
     @property
     def label(self) -> str:
-        """``study/arm/s0``, with the context between arm and seed unless it is the default one."""
+        """``study/arm/s0``, with the context between arm and seed unless it is the default one; of a trial
+        ``study/arm/trial 3``.
+        """
         place = "" if self.context == "default" else f"/{self.context}"
-        return f"{self.study}/{self.arm}{place}/s{self.seed}"
+        last = f"s{self.seed}" if self.trial is None else f"trial {self.trial}"
+        return f"{self.study}/{self.arm}{place}/{last}"
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,20 @@ class Index:
         )
 
     @cached_property
+    def trials(self) -> tuple[KnownRun, ...]:
+        """The trials of all tuned studies that have not ended."""
+        return tuple(
+            KnownRun(
+                study, cell["arm"], cell["context"], declared["tuning"]["seed"], trial["run_id"], trial["steps"],
+                trial["number"],
+            )
+            for study, declared in self.studies.items()
+            for cell in (declared.get("tuning") or {}).get("cells", ())
+            for trial in cell["trials"]
+            if trial["state"] == "running"
+        )  # fmt: skip
+
+    @cached_property
     def steps(self) -> dict[str, KnownStep]:
         """id -> step, over all studies."""
         return {
@@ -117,8 +135,8 @@ class Index:
         }
 
     def users(self, step_id: str) -> list[KnownRun]:
-        """The runs that need a step."""
-        return [run for run in self.runs if step_id in run.steps.values()]
+        """The runs, and the trials, that need a step."""
+        return [run for run in (*self.runs, *self.trials) if step_id in run.steps.values()]
 
     def folders(self) -> Iterable[KnownStep]:
         """Every step that has a folder, declared or not."""
@@ -138,7 +156,8 @@ class Index:
         word = word.strip().rstrip("/")
         studies = studies_named(word, self.studies)
         if studies:
-            return Selection(word, tuple(run for run in self.runs if run.study in studies))
+            every = (*self.trials, *self.runs)
+            return Selection(word, tuple(run for run in every if run.study in studies))
         found = self._by_label(word)
         if found:
             title = found[0].label if len({run.run_id for run in found}) == 1 else word

@@ -24,6 +24,7 @@ class Action(StrEnum):
     REQUEUE = "requeue"
     FAIL = "fail"
     STOP_SWEEP = "stop_sweep"
+    END = "end"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Decision:
     """What to do now.
 
     Attributes:
-        action: retry (counted), requeue (not counted), fail, or stop_sweep.
+        action: retry (counted), requeue (not counted), fail, stop_sweep, or end: a trial that has no result.
         execution: changed placement for the next attempt, dotted key below ``execution`` -> value. Never an identity.
         exclude_nodes: nodes the next attempt must not run on.
         why: the reason in words, for people.
@@ -81,6 +82,9 @@ class Row:
 
 
 _FAIL = Row()
+_ENDS_OF_TRIALS = (FailureClass.PRUNED, FailureClass.NAN)
+"""What says something about the values of a trial; the table has no say in it."""
+_ACTIONS = tuple(action.value for action in Action if action is not Action.END)
 ON_DRIFT = ("warn", "rerun", "refuse")
 SCALABLE = ("micro_batch", "slurm.mem_gb", "slurm.time_min")
 """Placement that a policy may change; nothing else of a run may differ between two attempts."""
@@ -115,6 +119,7 @@ def decide(
     history: Sequence[PastFailure],
     policy: Policy,
     execution: Mapping[str, Any] | None = None,
+    trial: bool = False,
 ) -> Decision:
     """What to do after a failure.
 
@@ -123,7 +128,10 @@ def decide(
         history: the failures of this step that count, oldest first, **this one last**.
         policy: the table.
         execution: placement of the failed attempt (nested, as in the configuration), the base of what is multiplied.
+        trial: whether it is a training of a trial, which may be stopped early or diverge.
     """
+    if trial and cls in _ENDS_OF_TRIALS:
+        return Decision(Action.END, why="the trial ends here")
     row = policy.row(cls)
     if row.action in (Action.FAIL, Action.STOP_SWEEP):
         return Decision(row.action, why=_GIVEN_UP.get(cls, ""))
@@ -254,7 +262,7 @@ def read_policy(raw: Mapping[str, Any]) -> Policy:
     Raises:
         UserError: for an unknown class, setting, action or placement key (lists the known ones), or a bad number.
     """
-    classes = [cls.value for cls in FailureClass]
+    classes = [cls.value for cls in FailureClass if cls is not FailureClass.PRUNED]
     settings = [setting.name for setting in fields(Policy) if setting.name != "rows"]
     values: dict[str, Any] = {}
     rows = {}
@@ -282,9 +290,8 @@ def _read_row(name: str, raw: Any) -> Row:
     for key in raw:
         if key not in known:
             raise unknown_name("setting", str(key), known, where=where)
-    actions = [action.value for action in Action]
-    if raw["action"] not in actions:
-        raise unknown_name(f"{where}.action", str(raw["action"]), actions)
+    if raw["action"] not in _ACTIONS:
+        raise unknown_name(f"{where}.action", str(raw["action"]), _ACTIONS)
     action = Action(raw["action"])
     retries = raw.get("retries", None if action is Action.REQUEUE else 0)
     if retries is not None or action is Action.RETRY:

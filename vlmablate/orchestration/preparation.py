@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from vlmablate.design.spec import RunSpec
 from vlmablate.orchestration.drift import RunDrift, config_drift
 from vlmablate.orchestration.estimates import Declared, Estimator, read_estimates
 from vlmablate.orchestration.local import count_slots, read_need
+from vlmablate.orchestration.milestones import Milestone
 from vlmablate.orchestration.parts import Parts
 from vlmablate.orchestration.policy import Policy, read_policy
 from vlmablate.orchestration.store import Store
@@ -26,7 +27,7 @@ from vlmablate.orchestration.study import (
     declared_analysis,
     required_assets,
 )
-from vlmablate.orchestration.wishes import Question, wishes
+from vlmablate.orchestration.wishes import Ahead, Question, wishes
 from vlmablate.tracking.settings import Tracking, read_tracking, require_wandb
 
 
@@ -38,6 +39,7 @@ class Study:
         runs: what is compared. trials: what is only made to choose by.
         final: whether scores can change nothing about what is wanted any more.
         lines: what there is to say of how it ended; empty before, and for a fixed grid.
+        given_up, watched, ahead: see :class:`vlmablate.orchestration.wishes.Wishes`.
     """
 
     request: Request
@@ -49,6 +51,9 @@ class Study:
     trials: tuple[RunSpec, ...] = ()
     final: bool = True
     lines: tuple[str, ...] = ()
+    given_up: frozenset[str] = frozenset()
+    watched: Mapping[str, Sequence[Milestone]] = field(default_factory=dict)
+    ahead: Callable[[], Ahead] = Ahead
 
     def done(self, finished: frozenset[str]) -> int:
         """How many of its runs are among the finished ones."""
@@ -84,8 +89,20 @@ class Work:
 
     @property
     def runs(self) -> list[RunSpec]:
-        """The runs of all studies, trials first; what several of them want is there several times."""
-        return [run for study in self.studies for run in (*study.trials, *study.runs)]
+        """The runs of all studies, trials first; what several of them want is there several times. Trials that have
+        ended without a score are left out.
+        """
+        return [
+            run
+            for study in self.studies
+            for run in (*study.trials, *study.runs)
+            if run.run_id not in study.given_up
+        ]
+
+    @property
+    def watched(self) -> dict[str, Sequence[Milestone]]:
+        """Trainings of trials, and where their losses are looked at."""
+        return {step_id: listed for study in self.studies for step_id, listed in study.watched.items()}
 
     @property
     def adaptive(self) -> bool:
@@ -164,8 +181,8 @@ def _study(
     used = {name: digests[name] for name in required_assets(cells, source)}
     analysis = declared_analysis(cells)
 
-    def build(cells: Sequence[Cell], seeds: Sequence[int]) -> list[RunSpec]:
-        return build_runs(cells, seeds, used, source, request.scale)
+    def build(cells: Sequence[Cell], seeds: Sequence[int], validation: bool = False) -> list[RunSpec]:
+        return build_runs(cells, seeds, used, source, request.scale, validation)
 
     folder = home / "studies" / request.name
     existing = check_same_study(folder, request)
@@ -183,8 +200,9 @@ def _study(
             declared["command"] = existing["command"]
     drifts = config_drift(existing, runs, store) if existing is not None else []
     return Study(
-        request, axis, folder, runs, declared, tuple(drifts), trials, final=wanted.final, lines=wanted.lines
-    )
+        request, axis, folder, runs, declared, tuple(drifts), trials, final=wanted.final, lines=wanted.lines,
+        given_up=wanted.given_up, watched=wanted.watched, ahead=wanted.ahead,
+    )  # fmt: skip
 
 
 def _fetched(names: list[str], source: AssetSource, report: Callable[[str], None]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from vlmablate.orchestration import provenance
 from vlmablate.orchestration.kinship import Spec, kinship
 from vlmablate.orchestration.names import Index, KnownRun
 from vlmablate.orchestration.parts import Parts
+from vlmablate.orchestration.space_line import Line, line_through
 from vlmablate.orchestration.store import RESULT, SPEC, Store
 
 NOT_COMPARED = frozenset({"metrics.jsonl"})
@@ -172,16 +173,25 @@ def _assets(declared: Mapping[str, Any]) -> Iterator[str]:
 
 
 def sweep_words(run: KnownRun, declared: Mapping[str, Any]) -> list[str]:
-    """Arguments of a sweep of the run's axis, restricted to its seed."""
-    words = [f"axis={declared['axis']['name']}", f"seeds=[{run.seed}]", f"scale={declared['scale']}"]
-    return [*words, *declared["overrides"]]
+    """Arguments of a sweep of the run's axis, restricted to its seed; of a design space, of one of its axes."""
+    line = _line(run, declared)
+    words = [f"axis={line.axis}", f"seeds=[{run.seed}]", f"scale={declared['scale']}"]
+    return [*words, *line.overrides, *declared["overrides"]]
+
+
+def _line(run: KnownRun, declared: Mapping[str, Any]) -> Line:
+    space = declared.get("exploration")
+    if space is not None:
+        return line_through(space, run.arm)
+    axis = declared["axis"]
+    return Line(axis["name"], run.arm, len(axis.get("arms") or {}), ())
 
 
 def _command(run: KnownRun, declared: Mapping[str, Any]) -> Iterator[str]:
+    line = _line(run, declared)
     yield "export VLMABLATE_HOME=$PWD/reproduced"
     yield f"python -m vlmablate.sweep {shlex.join(sweep_words(run, declared))}"
-    arms = len(declared["axis"].get("arms") or {})
-    yield f"  # trains the {arms} arms of the axis with seed {run.seed}; this run is {run.arm}"
+    yield f"  # trains the {line.arms} arms of the axis with seed {run.seed}; this run is {line.arm}"
 
 
 def _expected(home: Path, run: KnownRun, made: list[Made]) -> Iterator[str]:

@@ -5,7 +5,7 @@ ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -74,6 +74,7 @@ class Scheduler:
         display: shows progress and messages.
         policy: what to do about failures.
         execution: placement of the jobs, which a failure may change for the next attempt.
+        trials: ids of the trainings of trials, which may end without a result.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Scheduler:
         display: Display,
         policy: Policy,
         execution: Mapping[str, Any],
+        trials: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
@@ -96,6 +98,7 @@ class Scheduler:
         self._display = display
         self._policy = policy
         self._execution = execution
+        self._trials = trials
         self._clock = clock
         self._begun = clock()
         self._specs = {planned.spec.id: planned.spec for planned in plan.steps}
@@ -104,6 +107,7 @@ class Scheduler:
         self._done = {planned.spec.id for planned in plan.steps if planned.status is Status.DONE}
         self._counted = set(self._done)
         self._failed: set[str] = set()
+        self._over: set[str] = set()  # of these, what belongs to trials that may end so
         self._before: dict[str, int] = {}
         self._past: dict[str, list[PastFailure]] = {}
         self._changes: dict[str, dict[str, Any]] = {}
@@ -257,7 +261,9 @@ class Scheduler:
         past = self._past.setdefault(step.id, [])
         past.append(past_failure(cls, attempt))
         placement = changed(self._execution, self._changes.get(job.name, {}))
-        decision = decide(cls, past, self._policy, in_effect(step.config, placement))
+        decision = decide(
+            cls, past, self._policy, in_effect(step.config, placement), trial=step.id in self._trials
+        )
         cause = cause_of(cls, evidence)
         if attempt is not None and code is not None:
             with suppress(DiskFull):  # the decision stands without its record
@@ -266,6 +272,12 @@ class Scheduler:
             self._changes[job.name] = {**self._changes.get(job.name, {}), **decision.execution}
             self._display.message(f"{step.kind} {job.label}: {cause}; {decision.why}")
             self._pending.insert(0, job)
+            return
+        if decision.action is Action.END:
+            self.outcome.ended.append(step.id)
+            self._over |= {other.id for other in left}
+            self._failed |= self._over
+            self._display.message(f"{step.kind} {job.label}: {cause}")
             return
         if cls is FailureClass.DISK_FULL and decision.action is Action.STOP_SWEEP:
             self._halted = True
@@ -334,7 +346,7 @@ class Scheduler:
         return Snapshot(
             runs=len(self._plan.runs),
             runs_done=sum(run.run_id in self._done for run in self._plan.runs),
-            runs_failed=sum(run.run_id in self._failed for run in self._plan.runs),
+            runs_failed=sum(run.run_id in self._failed - self._over for run in self._plan.runs),
             steps_left=sum(
                 len(job.steps) for job in [*self._pending, *(job for job, _ in self._running.values())]
             ),

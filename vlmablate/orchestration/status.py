@@ -42,6 +42,7 @@ class StepState(StrEnum):
     QUEUED = "queued"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PRUNED = "pruned"  # a trial of a tuning that was stopped early: nothing more is done about it
     STOPPED = "stopped"  # interrupted: the same command goes on from what was saved
     UNKNOWN = "unknown"  # its worker gives no sign of life, and nothing says that it is dead
     WAITING = "waiting"
@@ -143,7 +144,7 @@ class StudyStatus:
     @property
     def state(self) -> str:
         """One word: done, running, queued, failed, cancelled, unknown, or incomplete."""
-        if self.runs_done == self.runs:
+        if self.runs and self.runs_done == self.runs:
             return "done"
         if self.active or self.controller:
             return "running"
@@ -238,8 +239,10 @@ class Look:
         node = str(attempt.record.get("node") or "")
         if attempt.state == "failed" and not (RETRY in held and forgiven(Path(place)) >= count):
             error = attempt.record.get("error") or {}
-            cause = f"{error.get('type', 'error')}: {error.get('message', '')}".strip()
-            state = StepState.FAILED
+            kind, message = error.get("type", "error"), str(error.get("message", ""))
+            pruned = kind == "Pruned"
+            state = StepState.PRUNED if pruned else StepState.FAILED
+            cause = message if pruned else f"{kind}: {message}".strip()
         else:
             state, cause = StepState.STOPPED, _ended(attempt)
         return StepStatus(**found, state=state, attempts=count, node=node, cause=cause, log=log)
@@ -459,7 +462,10 @@ def render(statuses: Sequence[StudyStatus], home: Path) -> str:
 
 def study_rows(statuses: Sequence[StudyStatus]) -> list[tuple[str, ...]]:
     """The table of the studies, its head first."""
-    shown = (StepState.RUNNING, StepState.QUEUED, StepState.FAILED, StepState.CANCELLED, StepState.UNKNOWN)
+    shown = (
+        StepState.RUNNING, StepState.QUEUED, StepState.FAILED, StepState.PRUNED, StepState.CANCELLED,
+        StepState.UNKNOWN,
+    )  # fmt: skip
     used = [state for state in shown if any(status.counts.get(state) for status in statuses)]
     rows = [("study", "state", "runs", "steps", *map(str, used), "report")]
     for status in statuses:
@@ -520,7 +526,7 @@ def comparison_lines(status: StudyStatus) -> list[str]:
 
 
 def trouble_lines(status: StudyStatus) -> list[str]:
-    """What failed, was cancelled, or is unknown, every cause once with its log."""
+    """What failed, was cancelled, or is unknown, every cause once with its log; and how many trials were pruned."""
     causes: dict[tuple[StepState, str], list[StepStatus]] = {}
     for step in status.current:
         if step.state in (StepState.FAILED, StepState.CANCELLED, StepState.UNKNOWN):
@@ -534,6 +540,11 @@ def trouble_lines(status: StudyStatus) -> list[str]:
             lines.append(f"  log: {steps[0].log}")
     if len(causes) > _CAUSES_LISTED:
         lines.append(f"… and {len(causes) - _CAUSES_LISTED} other causes: vlmablate status --json")
+    if pruned := status.counts.get(StepState.PRUNED):
+        lines.append(
+            f"pruned: {pruned} trial{'s' if pruned > 1 else ''} of the tuning stopped early, no failure "
+            "(vlmablate why says why of each)"
+        )
     return lines
 
 

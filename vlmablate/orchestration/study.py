@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from vlmablate.design.catalogue import Axis, load_axis
 from vlmablate.design.compose import Composer
+from vlmablate.design.crossing import CrossedAxis, Sets, cross, excluded
+from vlmablate.design.crossing_conflicts import check_apart
 from vlmablate.design.identity import short_id
 from vlmablate.design.patches import Patches
 from vlmablate.design.published import check_published
@@ -172,22 +174,57 @@ def compose_cells(request: Request, composer: Composer, axes: Path | None = None
         options = composer.options(group)
         if choice not in options:
             raise unknown_name(group, choice, options)
-    axis = load_axis(request.axis, request.scale, axes)
+    of = [load_axis(name, request.scale, axes) for name in request.axes or (request.axis,)]
     base = [f"scale={request.scale}", f"launcher={request.launcher}"]
     # The user's overrides are tried on the plain configuration first, so that a mistake is reported as
     # theirs.
     if request.overrides:
         composer.compose([*base, *request.overrides])
+    if request.axes:
+        space = cross(of)
+        return space, _cells_of_space(space, composer, base, request.overrides)
+    (axis,) = of
     patches = Patches(composer, base, request.overrides)
     cells = []
     for context in axis.contexts:
         for arm in axis.arms:
-            config = patches.compose([context.overrides, arm.overrides])
-            check_stages(config)
-            check_published(config)
-            config["precision"] = resolve_precision(config.get("precision"))
+            config = _compose_cell(patches, [context.overrides, arm.overrides])
             cells.append(Cell(arm.name, context.name, config))
     return axis, cells
+
+
+def _compose_cell(patches: Patches, sets: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The configuration of a cell, checked. Raises UserError for one that cannot be."""
+    config = patches.compose(sets)
+    check_stages(config)
+    check_published(config)
+    config["precision"] = resolve_precision(config.get("precision"))
+    return config
+
+
+def _cells_of_space(
+    space: CrossedAxis, composer: Composer, base: Sequence[str], overrides: Sequence[str]
+) -> list[Cell]:
+    """One cell for every combination.
+
+    Raises UserError for axes that undo each other, and for levels that exclude each other, naming them.
+    """
+    (context,) = space.contexts
+    around = [*base, *context.overrides]
+    check_apart(space, composer, around, overrides)
+    patches = Patches(composer, around, overrides)
+
+    def compose(sets: Sets) -> dict[str, Any]:
+        return _compose_cell(patches, sets)
+
+    cells = []
+    for arm in space.arms:
+        try:
+            config = compose(space.sets(space.levels(arm.name)))
+        except UserError as error:
+            raise excluded(space, arm.name, compose, error) from error
+        cells.append(Cell(arm.name, context.name, config))
+    return cells
 
 
 def resolve_precision(asked: Any, flags: frozenset[str] | None = None) -> str:
@@ -204,13 +241,19 @@ def resolve_precision(asked: Any, flags: frozenset[str] | None = None) -> str:
 
 
 def build_runs(
-    cells: Sequence[Cell], seeds: Sequence[int], digests: dict[str, str], source: AssetSource, scale: str
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    digests: dict[str, str],
+    source: AssetSource,
+    scale: str,
+    validation: bool = False,
 ) -> list[RunSpec]:
     """Runs in the order seed, context, arm, so that whole contrasts finish early.
 
     Args:
         digests: asset set -> digest, for the sets that the cells need.
         source: says which of them hold weights and which the pictures of the scenes.
+        validation: whether they are evaluated on scenes that no comparison is made on.
 
     Raises:
         UserError: when two arms of a context turn out to be the same configuration.
@@ -229,6 +272,7 @@ def build_runs(
             published=source.published(cell.config),
             scale=scale,
             known=known,
+            validation=validation,
         )
         of_cells.append([first, *with_seeds(first, seeds[1:])])
     runs = [of_cell[index] for index in range(len(seeds)) for of_cell in of_cells]

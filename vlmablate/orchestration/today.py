@@ -25,6 +25,7 @@ def runs_today(declared: Mapping[str, Any], parts: Parts) -> list[RunSpec]:
     from vlmablate.design.compose import composer
     from vlmablate.orchestration.compositions import Compositions
     from vlmablate.orchestration.study import Request, build_runs, compose_cells, required_assets
+    from vlmablate.orchestration.tuned import with_choices
 
     request = Request(
         axis=declared["axis"]["name"],
@@ -32,9 +33,11 @@ def runs_today(declared: Mapping[str, Any], parts: Parts) -> list[RunSpec]:
         scale=declared["scale"],
         study=declared["name"],
         overrides=tuple(declared["overrides"]),
+        axes=tuple((declared.get("space") or {}).get("axes", ())),
     )
     with composer(parts.conf, Compositions(parts.conf, parts.home)) as compose:
-        _, cells = compose_cells(request, compose, parts.axes)
+        _, composed = compose_cells(request, compose, parts.axes)
+    cells = with_choices(composed, declared.get("tuning"))
     source = parts.asset_source()
     recorded = (declared.get("provenance") or {}).get("assets") or {}
     digests = {name: str(recorded.get(name, NOT_FETCHED)) for name in required_assets(cells, source)}
@@ -43,7 +46,7 @@ def runs_today(declared: Mapping[str, Any], parts: Parts) -> list[RunSpec]:
 
 def run_today(declared: Mapping[str, Any], arm: str, context: str, seed: int, parts: Parts) -> RunSpec | None:
     """One run of :func:`runs_today`; None when arm or context are gone."""
-    for run in runs_today(declared, parts):
+    for run in runs_today({**declared, "seeds": [seed]}, parts):
         if (run.arm, run.context, run.seed) == (arm, context, seed):
             return run
     return None

@@ -176,6 +176,8 @@ class _Reasons:
         record = attempt.record if attempt is not None else {}
         when = record.get("ended") or record.get("begun") or ""
         tries = f"attempt {status.attempts}" if status.attempts else ""
+        if status.state is StepState.PRUNED:
+            return f"pruned, {tries}, {when}: {status.cause}"
         if status.state is StepState.FAILED:
             verdict = _verdict(attempt)
             kind = f" ({verdict['class']})" if verdict.get("class") else ""

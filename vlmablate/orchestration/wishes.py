@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from vlmablate.design.catalogue import Axis
 from vlmablate.design.spec import RunSpec
 from vlmablate.orchestration import adaptive, space, tuned
+from vlmablate.orchestration.milestones import Milestone
 from vlmablate.orchestration.store import Store
 from vlmablate.orchestration.study import Cell, Request
 
-BuildRuns = Callable[[Sequence[Cell], Sequence[int]], list[RunSpec]]
-"""Cells and seeds -> runs, in the order seed, context, arm."""
+
+class BuildRuns(Protocol):
+    """Cells and seeds -> runs, in the order of seeds, then of cells; with `validation` they are evaluated on scenes
+    that no comparison is made on."""
+
+    def __call__(
+        self, cells: Sequence[Cell], seeds: Sequence[int], validation: bool = False
+    ) -> list[RunSpec]: ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """What will be asked for later, as far as can be said now: in words, and runs that cost as much."""
+
+    text: str = ""
+    runs: Sequence[RunSpec] = ()
+
+
+@dataclass(frozen=True)
 class Wishes:
     """What is wanted now.
 
@@ -50,6 +65,9 @@ class Wishes:
         final: whether scores can change nothing about it any more.
         lines: what there is to say once it is final (why each contrast stopped, what was chosen).
         facts: further entries of study.json.
+        given_up: ids of trials that ended without a score: nothing more is computed for them.
+        watched: id of a training of a trial -> where its loss is looked at. Such a training may end without a result.
+        ahead: what follows; asked for by a plan only.
     """
 
     runs: Sequence[RunSpec]
@@ -57,6 +75,9 @@ class Wishes:
     final: bool = True
     lines: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    given_up: frozenset[str] = frozenset()
+    watched: Mapping[str, Sequence[Milestone]] = field(default_factory=dict)
+    ahead: Callable[[], Ahead] = Ahead
 
 
 def wishes(question: Question) -> Wishes:

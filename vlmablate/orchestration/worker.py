@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vlmablate.design.spec import StepSpec
-from vlmablate.errors import NoProgress, UserError, is_disk_full
+from vlmablate.errors import NoProgress, Pruned, TrainingEnded, UserError, is_disk_full
 from vlmablate.files import encode_json, read_json
-from vlmablate.orchestration import checkpoint_folder, provenance
+from vlmablate.orchestration import checkpoint_folder, milestones, provenance
 from vlmablate.orchestration.context import StepContext, StepStopped
 from vlmablate.orchestration.gang import ALONE, Follower, GangBrokenError, Leader, Place, place_in_job
 from vlmablate.orchestration.kinds import is_collective, resolve
@@ -238,7 +238,10 @@ class Worker:
                 return self._stopped()
             if is_collective(step):
                 self._leader.settle()
-            traceback.print_exc()
+            if isinstance(error, Pruned):
+                print(error, flush=True)
+            else:
+                traceback.print_exc()
             self._finish_quietly(lease, "failed", error=error_record(error))
             return Exit.DISK_FULL if is_disk_full(error) else Exit.FAILED
         self._verified.add((str(directory), step.id))
@@ -283,6 +286,7 @@ class Worker:
             rank=0,
             world_size=place.size,
             local_rank=place.local_rank,
+            milestones=milestones.of_step(self._manifest, step.id),
         )
         provenance.reset_peak_memory()
         started, wall, cpu = now_text(), time.monotonic(), _cpu_seconds()
@@ -382,6 +386,7 @@ def follow(manifest: dict[str, Any], follower: Follower, stop: StopFlag) -> Exit
             rank=follower.place.rank,
             world_size=follower.place.size,
             local_rank=follower.place.local_rank,
+            milestones=milestones.of_step(manifest, step.id),
         )
         print(f"== {step.kind} {step.name}, rank {follower.place.rank}, {now_text()}", flush=True)
         try:
@@ -415,6 +420,7 @@ def error_record(error: BaseException) -> dict[str, Any]:
         "user": isinstance(error, UserError),
         "fingerprint": f"{type(error).__name__}@{place}",
         "traceback": "".join(traceback.format_exception(error)),
+        **({"facts": dict(error.facts)} if isinstance(error, TrainingEnded) else {}),
     }
 
 

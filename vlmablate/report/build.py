@@ -35,6 +35,9 @@ OUTPUTS = (
     "report.html",
 )
 
+SPACE_OUTPUTS = ("effects.csv", "importance.csv")
+"""What the report of a design space has beside them."""
+
 
 def _records(study: Study) -> Iterator[tuple[str, str]]:
     """(name, path) of the results and specs of the study's steps, and of the table of shared pictures beside it."""
@@ -50,7 +53,10 @@ def _sources() -> list[tuple[str, str]]:
     package, analysis = str(Path(__file__).resolve().parents[1]), str(resource("analysis"))
     found = [
         (f"{folder.rpartition('/')[2]}/{name}", f"{folder}/{name}")
-        for folder in (f"{package}/stats", f"{package}/stats/adaptive", f"{package}/report", analysis)
+        for folder in (
+            *(f"{package}/{name}" for name in ("stats", "stats/adaptive", "stats/factorial", "report")),
+            analysis,
+        )
         for name in os.listdir(folder)
         if (name.endswith(".py") if folder != analysis else name.startswith(("report.", "macros.")))
     ]
@@ -100,7 +106,8 @@ def build_study(study_dir: Path, home: Path, force: bool = False) -> dict[str, A
     seen = stamp(study)  # before any content is read, so that what changes in between is seen next time
     record = study.folder / "report.json"
     known: dict[str, Any] = {}
-    if not force and record.exists() and all((study.folder / name).exists() for name in OUTPUTS):
+    outputs = (*OUTPUTS, *(SPACE_OUTPUTS if study.facts.get("exploration") else ()))
+    if not force and record.exists() and all((study.folder / name).exists() for name in outputs):
         with suppress(ValueError):
             known = read_json(record)
         if known.get("stamp") == seen:
@@ -163,22 +170,36 @@ def write_tables(analysis: Any, folder: Path) -> None:
 
 def _build(study: Study) -> dict[str, Any]:
     # Heavy imports stay here: a finished sweep that is started again must not pay for them.
-    from vlmablate.report import behaviour, behaviour_tests, collect, figures, html, notebook, page
+    from vlmablate.report import (
+        behaviour,
+        behaviour_tests,
+        collect,
+        exploration,
+        figures,
+        html,
+        notebook,
+        page,
+    )
     from vlmablate.stats.table import analyse
 
     collected = collect.collect(study)
     collect.write_results(collected, study.folder)
-    analysis = analyse(collected.results, declare(study, collected))
+    compared = collected if study.compared is study else collected.of(study.compared)
+    analysis = analyse(compared.results, declare(study.compared, compared))
     write_tables(analysis, study.folder)
-    secondary = behaviour_tests.secondary(collected.results, analysis.design)
+    secondary = behaviour_tests.secondary(compared.results, analysis.design)
     behaviour.write_secondary(secondary, study.folder)
-    drawn = figures.save_all(study, analysis, study.folder / "figures")
-    values = page.page(study, collected, analysis, secondary)
+    explored = exploration.explore(study, collected, analysis)
+    if explored is not None:
+        exploration.write_exploration(explored, study.folder)
+    drawn = figures.save_all(study, analysis, explored, study.folder / "figures")
+    values = page.page(study, collected, analysis, secondary, explored)
     verdicts = [verdict["text"] for verdict in values["verdicts"]]
 
     source = (resource("analysis") / "report.py").read_text(encoding="utf-8")
     lines = "\n\n".join(f"**{verdict}**" for verdict in verdicts)
-    document = notebook.from_percent(source, {"question": values["question"], "verdicts": lines})
+    tags = ["space"] if explored is not None else []
+    document = notebook.from_percent(source, {"question": values["question"], "verdicts": lines}, tags)
     try:
         seconds = notebook.execute(document, study.folder)
         note = f"The notebook derived the numbers of this page a second time in {seconds:.0f} s and agreed."

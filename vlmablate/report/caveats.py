@@ -8,29 +8,42 @@ from typing import Any
 from vlmablate.data.overlap_table import Row
 from vlmablate.report.collect import Collected
 from vlmablate.report.declared import late_changes
+from vlmablate.report.exploration import Explored
+from vlmablate.report.exploration_section import exploration_caveats
 from vlmablate.report.formatting import listing, p_value, plural, points, title
 from vlmablate.report.notes import duplicate_sentences
 from vlmablate.report.overlap import overlap_caveats
 from vlmablate.report.records import records
 from vlmablate.report.study import Study
+from vlmablate.report.tuning import read_tuning
+from vlmablate.report.tuning_section import tuning_caveats
 from vlmablate.stats.families import PRIMARY
 from vlmablate.stats.runs import permutation_floor
 from vlmablate.stats.settings import Settings
 from vlmablate.stats.table import Analysis
 
 
-def caveats(study: Study, collected: Collected, analysis: Analysis, shared: list[Row] | None) -> list[str]:
-    """All caveats, most consequential first: missing runs, late declarations, pictures that were trained on, signal,
-    seeds, repeated questions, mixed conditions, shared parts, the axis's.
+def caveats(
+    study: Study,
+    collected: Collected,
+    analysis: Analysis,
+    shared: list[Row] | None,
+    explored: Explored | None = None,
+) -> list[str]:
+    """All caveats, most consequential first: missing runs, late declarations, how settings or the compared
+    configurations were chosen, pictures that were trained on, signal, seeds, repeated questions, mixed conditions,
+    shared parts, the axis's.
 
     shared: as `overlap.shared_pictures` gives them."""
     found = [
         *_missing(collected),
         *late_changes(study),
+        *tuning_caveats(read_tuning(study)),
+        *exploration_caveats(explored),
         *overlap_caveats(shared),
         *analysis_caveats(analysis),
         *_mixed(study),
-        *_shared(study),
+        *_shared(study.compared),
     ]
     return found + [str(limit) for limit in study.axis.get("limits") or []]
 

@@ -6,7 +6,7 @@ fixed and carries no time or host, so that equal scores give equal bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,18 @@ class Collected:
     results: pd.DataFrame
     missing: list[dict[str, Any]]
     benchmarks: dict[str, dict[str, Any]]
+
+    def of(self, study: Study) -> Collected:
+        """What is known of the runs of `study` alone. Raises UserError when none of them has scores."""
+        ids = {run.run_id for run in study.runs}
+        results = self.results[self.results["run_id"].isin(ids)]
+        missing = [run for run in self.missing if run["run_id"] in ids]
+        if results.empty:
+            raise UserError(
+                f"study {study.name} has no finished run to compare yet: what was explored is there, the best "
+                "configuration was not run again with fresh seeds; the same command goes on"
+            )
+        return replace(self, results=results.reset_index(drop=True), missing=missing)
 
 
 def read_examples(study: Study, run: Run) -> pd.DataFrame:

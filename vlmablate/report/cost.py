@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vlmablate.report.study import STEP_ORDER, Study
+from vlmablate.report.study import STEP_ORDER, Run, Study, Trial
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,45 @@ def by_kind(study: Study) -> list[Cost]:
 
 
 def by_arm(study: Study) -> list[Cost]:
-    """One entry per arm over the steps its runs need; steps that arms share are counted for each of them."""
+    """One entry per arm over the steps its runs, and the trials of its tuning, need; steps that arms share are counted
+    for each of them."""
     entries = []
     for arm in study.arms:
-        ids = {step_id for run in study.runs if run.arm == arm for step_id in run.steps.values()}
-        finished = [study.results[step_id] for step_id in sorted(ids) if step_id in study.results]
-        entries.append(total(arm, finished, "finetune"))
+        needed = {step_id for one in study.work if one.arm == arm for step_id in one.steps.values()}
+        entries.append(total(arm, _finished(study, needed), "finetune"))
     return entries
 
 
+def by_purpose(study: Study) -> list[Cost]:
+    """What choosing cost beside what was compared; empty for a study that chooses nothing.
+
+    Tuned arms: `tuning` are the steps that only trials need, `comparison` the others. A design space: `exploring` are
+    all steps of the explored runs, `training again` those that the compared runs need beyond them.
+    """
+
+    def steps(runs: Iterable[Run | Trial]) -> set[str]:
+        return {step_id for run in runs for step_id in run.steps.values()}
+
+    if study.facts.get("tuning"):
+        compared = steps(study.runs)
+        parts = {"tuning": steps(study.trials) - compared, "comparison": compared}
+    elif study.facts.get("exploration"):
+        fresh = {run.run_id for run in study.compared.runs}
+        explored = steps(run for run in study.runs if run.run_id not in fresh)
+        parts = {"exploring": explored, "training again": steps(study.compared.runs) - explored}
+    else:
+        return []
+    return [total(name, _finished(study, ids), "finetune") for name, ids in parts.items()]
+
+
+def _finished(study: Study, ids: Iterable[str]) -> list[dict[str, Any]]:
+    return [study.results[step_id] for step_id in sorted(ids) if step_id in study.results]
+
+
 def sharing(study: Study) -> float:
-    """Wall seconds that were saved by computing shared steps once, against running every run alone."""
+    """Wall seconds that were saved by computing shared steps once, against computing every run and trial alone."""
     needed = 0.0
-    for run in study.runs:
-        needed += sum(
-            float(study.results[i].get("wall_s") or 0) for i in set(run.steps.values()) if i in study.results
-        )
+    for one in study.work:
+        finished = _finished(study, set(one.steps.values()))
+        needed += sum(float(result.get("wall_s") or 0) for result in finished)
     return needed - sum(float(result.get("wall_s") or 0) for result in study.results.values())

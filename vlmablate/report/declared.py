@@ -13,10 +13,10 @@ from vlmablate.stats.declaration import read_analysis
 
 def declared_sentence(study: Study) -> str:
     """Which settings differ from their defaults, and how many runs had scores when they were declared."""
-    usual = _flat(None) | _replication({})
+    usual = _flat(None) | _ways({})
     changed = [
         f"{name} = {value}"
-        for name, value in (_flat(study.facts.get("analysis")) | _replication(study.facts)).items()
+        for name, value in (_flat(study.facts.get("analysis")) | _ways(study.facts)).items()
         if usual.get(name) != value
     ]
     what = (
@@ -45,7 +45,7 @@ def late_changes(study: Study) -> list[str]:
     """Declarations that were made while scores were there to be seen, one sentence each."""
     told, before = [], None
     for entry in study.facts.get("analysis_history") or []:
-        settings, runs = _flat(entry["settings"]) | _replication(entry), int(entry["runs_with_scores"])
+        settings, runs = _flat(entry["settings"]) | _ways(entry), int(entry["runs_with_scores"])
         if runs and before is None:
             told.append(
                 f"The settings of the analysis were first recorded when {plural(runs, 'run')} had scores, so nothing "
@@ -74,11 +74,16 @@ def _flat(declared: Mapping[str, Any] | None) -> dict[str, str]:
     return flat | {f"family of {benchmark}": family for benchmark, family in sorted(families.items())}
 
 
-def _replication(declared: Mapping[str, Any]) -> dict[str, str]:
-    """How seeds are given out, as text: a fixed grid, or the limits of adaptive replication."""
-    limits = declared.get("replicate")
-    if limits is None:
-        return {"replicate": "fixed"}
-    return {"replicate": "adaptive"} | {
-        key: "no limit" if value is None else str(value) for key, value in limits.items()
-    }
+def _ways(declared: Mapping[str, Any]) -> dict[str, str]:
+    """How runs come about, as text: how seeds are given out, what is tuned, and how a design space is gone through."""
+    limits, tune, space = (declared.get(key) for key in ("replicate", "tune", "space"))
+    found = {"replicate": "fixed" if limits is None else "adaptive", "tune": "none", "space": "none"}
+    for key, value in (limits or {}).items():
+        found[key] = "no limit" if value is None else str(value)
+    if tune:
+        found["tune"] = f"{tune['space']} ({tune['trials']} trials per arm)"
+    if space:
+        how = f"{space['search']}, {space['trials']} trials" if space.get("search") else "all combinations"
+        found["space"] = f"{' × '.join(space['axes'])} ({how})"
+        found["confirm"] = f"{space['confirm']} fresh seeds"
+    return found

@@ -14,17 +14,22 @@ from vlmablate.report.calibration_plot import calibration_plot
 from vlmablate.report.components_plot import components_plot
 from vlmablate.report.curves import contact_sheet, training_curves
 from vlmablate.report.drawing import RC, save
+from vlmablate.report.exploration import Explored
+from vlmablate.report.exploration_plots import effects_plots, importance_plot, interaction_plots, trace_plot
 from vlmablate.report.improvement_plot import improvement_plot
 from vlmablate.report.pairs import pair_matrix, pairs
 from vlmablate.report.power_plot import power_plot
 from vlmablate.report.radar import radar
 from vlmablate.report.seeds_plot import seed_strip
 from vlmablate.report.study import Study
+from vlmablate.report.tuning import read_tuning
+from vlmablate.report.tuning_plot import tuning_plots
 from vlmablate.stats.table import Analysis
 
 SECTIONS = (
     *("forest", "seeds", "benchmarks", "radar", "pairs", "improvement"),
     *("components", "calibration", "power", "examples", "curves"),
+    *("tuning", "effects", "interactions", "importance", "trace"),
 )
 LINES_PER_FILE = 34
 """A forest with more rows goes into several files: a picture taller than a page cannot be printed."""
@@ -73,20 +78,37 @@ def save_analysis(analysis: Analysis, folder: Path) -> Drawn:
     return drawn
 
 
-def save_all(study: Study, analysis: Analysis, folder: Path) -> Drawn:
-    """Draw an analysis and what only a sweep has: training curves and examples of its scenes."""
+def save_all(study: Study, analysis: Analysis, explored: Explored | None, folder: Path) -> Drawn:
+    """Draw an analysis and what only a sweep has: training curves, trials of its tuning, effects of the axes of its
+    design space, and examples of its scenes."""
     from matplotlib import rc_context
 
     drawn = _save(analysis, folder)
+    tuning = read_tuning(study)
     with rc_context(RC):
-        curves = training_curves(study, analysis.design)
-    if curves is not None:
-        save(curves, folder / "curves.png")
-        drawn["curves"].append(folder / "curves.png")
+        found: dict[str, Sequence[Figure | None]] = {
+            "curves": [training_curves(study.compared, analysis.design)],
+            "tuning": [] if tuning is None else tuning_plots(tuning, analysis.design),
+            **({} if explored is None else _of_space(explored)),
+        }
+        for section, figures in found.items():
+            for part, figure in enumerate(figure for figure in figures if figure is not None):
+                path = folder / f"{section}{f'_{part + 1}' if part else ''}.png"
+                save(figure, path)
+                drawn[section].append(path)
     if contact_sheet(study, folder / "examples.jpg"):
         drawn["examples"].append(folder / "examples.jpg")
     _clean(folder, drawn)
     return drawn
+
+
+def _of_space(explored: Explored) -> dict[str, Sequence[Figure | None]]:
+    return {
+        "effects": effects_plots(explored),
+        "interactions": interaction_plots(explored),
+        "importance": [importance_plot(explored)],
+        "trace": [trace_plot(explored)],
+    }
 
 
 def _save(analysis: Analysis, folder: Path) -> Drawn:

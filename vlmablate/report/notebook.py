@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,21 @@ class KernelError(RuntimeError):
     """The notebook's kernel could not be started (no loopback sockets, no ipykernel)."""
 
 
-def from_percent(source: str, values: Mapping[str, str]) -> Any:
+def from_percent(source: str, values: Mapping[str, str], tags: Collection[str] = ()) -> Any:
     """Turn a percent-format script (`# %%`, `# %% [markdown]`) into a notebook.
 
-    `{name}` in markdown cells is replaced from `values`; code cells are taken as they are. Cell ids are their
-    position, so equal sources give equal notebooks.
+    `{name}` in markdown cells is replaced from `values`; code cells are taken as they are. A cell with a tag
+    (`# %% tags=["space"]`) is there only if `tags` has it. Cell ids are their position, so equal sources give equal
+    notebooks.
     """
     import nbformat.v4 as v4
 
     cells = []
     for index, part in enumerate(re.split(r"^# %%", source, flags=re.MULTILINE)[1:]):
         head, _, body = part.partition("\n")
+        tag = re.search(r'tags=\["(\w+)"\]', head)
+        if tag and tag[1] not in tags:
+            continue
         if "[markdown]" in head:
             text = re.sub(r"^# ?", "", body.strip(), flags=re.MULTILINE)
             for name, value in values.items():

@@ -7,17 +7,20 @@ from typing import Any
 
 import pandas as pd
 
+from vlmablate.report import exploration_section, tuning_section
 from vlmablate.report import formatting as fmt
 from vlmablate.report.behaviour import behaviour
 from vlmablate.report.caveats import caveats
 from vlmablate.report.collect import Collected
-from vlmablate.report.cost import Cost, by_arm, by_kind, sharing
+from vlmablate.report.cost import Cost, by_arm, by_kind, by_purpose, sharing
 from vlmablate.report.declared import declared_sentence
+from vlmablate.report.exploration import Explored
 from vlmablate.report.overlap import overlap_cells, shared_pictures
 from vlmablate.report.records import Record
 from vlmablate.report.sections import outlook, primary_rows, sections, verdicts
 from vlmablate.report.sentences import paper_sentence
-from vlmablate.report.study import STEP_ORDER, Study
+from vlmablate.report.study import Study, in_order
+from vlmablate.report.tuning import Tuning, read_tuning
 from vlmablate.stats.table import Analysis
 
 
@@ -58,7 +61,7 @@ def arm_configs(study: Study) -> list[Record]:
             (r for r in study.runs if r.arm == arm), key=lambda r: (study.contexts.index(r.context), r.seed)
         )
         steps = []
-        order = sorted(run.steps.items(), key=lambda item: (STEP_ORDER.index(study.kind(item[1])), item[0]))
+        order = sorted(run.steps.items(), key=lambda item: (in_order(study.kind(item[1])), item[0]))
         for role, step_id in order:
             config = study.spec(step_id).get("config", {})
             text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
@@ -80,7 +83,12 @@ def arm_configs(study: Study) -> list[Record]:
 def config_differences(arms: list[Record]) -> list[Record]:
     """Settings (role and dotted key) that are not the same in all arms, with each arm's value."""
     values = {
-        arm["name"]: {f"{s['role']}: {k}": v for s in arm["steps"] for k, v in s["flat"].items()}
+        arm["name"]: {
+            f"{s['role']}: {k}": v
+            for s in arm["steps"]
+            if not s["role"].startswith("trunk")  # their settings are those of the training that they lead to
+            for k, v in s["flat"].items()
+        }
         for arm in arms
     }
     keys = sorted({key for of_arm in values.values() for key in of_arm})
@@ -101,35 +109,54 @@ def cost_cells(cost: Cost) -> Record:
     }
 
 
-def page(study: Study, collected: Collected, analysis: Analysis, secondary: pd.DataFrame) -> Record:
-    """Everything the template prints, in the order of the page. secondary: as `behaviour_tests.secondary` gives it."""
+def page(
+    study: Study,
+    collected: Collected,
+    analysis: Analysis,
+    secondary: pd.DataFrame,
+    explored: Explored | None = None,
+) -> Record:
+    """Everything the template prints, in the order of the page.
+
+    collected: all runs with scores; the analysis, and secondary (as `behaviour_tests.secondary` gives it), are about
+    those of them that are compared. explored: of a design space.
+    """
+    compared, tuning = study.compared, read_tuning(study)
+    scores = collected if compared is study else collected.of(compared)
     view = outlook(
         analysis,
         str(study.facts.get("command", "python -m vlmablate.sweep")),
-        not any(study.unfinished(run) for run in study.runs),
+        not any(compared.unfinished(run) for run in compared.runs),
+        lead=tuning_section.lead(tuning) if explored is None else exploration_section.lead(explored),
+        asks="seeds" if explored is None else "confirm",
     )
-    primary, arms = primary_rows(analysis), arm_configs(study)
+    primary, arms = primary_rows(analysis), arm_configs(compared)
     shared = shared_pictures(study, collected)
     return {
         **sections(analysis, view),
         "name": study.name,
         "question": str(study.axis.get("question", study.axis_name)),
         "scale": str(study.facts.get("scale", "")),
-        "n_runs": len(study.runs) - len(collected.missing),
-        "n_seeds": len({run.seed for run in study.runs}),
-        "n_scores": len(collected.results),
+        "kicker": kicker(study, explored),
+        "intro": intro(compared, collected, len(scores.results), explored),
         "missing": collected.missing,
         "verdicts": verdicts(primary, view),
         "paper": paper_sentence(study.axis, primary),
-        "subsets": subsets(study, collected),
-        "behaviour": behaviour(collected.results, secondary, analysis.design),
+        "subsets": subsets(compared, scores),
+        "behaviour": behaviour(scores.results, secondary, analysis.design),
+        "tuning": tuning_section.tuning_section(study, analysis),
+        "space": None
+        if explored is None
+        else exploration_section.exploration_section(study, explored, analysis),
+        "notes": notes(tuning, explored),
         "arms": arms,
         "differences": config_differences(arms),
         "cost": [cost_cells(cost) for cost in by_kind(study)],
-        "cost_by_arm": [cost_cells(cost) for cost in by_arm(study)],
+        "cost_by_arm": [cost_cells(cost) for cost in (by_arm(study) if explored is None else [])],
+        "cost_by_purpose": [cost_cells(cost) for cost in by_purpose(study)],
         "saved": fmt.duration(max(sharing(study), 0.0)),
         "overlap": None if shared is None else [overlap_cells(row) for row in shared],
-        "caveats": caveats(study, collected, analysis, shared),
+        "caveats": caveats(study, collected, analysis, shared, explored),
         "declared": declared_sentence(study),
         "command": view.command,
         "provenance": sorted(_flat(study.facts.get("provenance") or {}).items()),
@@ -143,3 +170,34 @@ def page(study: Study, collected: Collected, analysis: Analysis, secondary: pd.D
             for run in study.runs
         ],
     }
+
+
+def kicker(study: Study, explored: Explored | None) -> str:
+    """The line above the question."""
+    scale = f" at scale {study.facts['scale']}" if study.facts.get("scale") else ""
+    if explored is not None:
+        return f"Design space {exploration_section.title(explored)}{scale}"
+    return f"Ablation of {study.axis_name}{scale}"
+
+
+def intro(compared: Study, collected: Collected, scores: int, explored: Explored | None) -> str:
+    """What was done, in a sentence or two: arms, contexts, seeds, runs, scores."""
+    if explored is not None:
+        return exploration_section.intro(explored)
+    contexts = f" in {len(compared.contexts)} contexts" if len(compared.contexts) > 1 else ""
+    runs = len(compared.runs) - len(collected.missing)
+    return (
+        f"{fmt.plural(len(compared.arms), 'arm')} ({compared.baseline} is the baseline){contexts}, "
+        f"{fmt.plural(len({run.seed for run in compared.runs}), 'seed')}, {fmt.plural(runs, 'finished run')}, "
+        f"{scores:,} scored examples."
+    )
+
+
+def notes(tuning: Tuning | None, explored: Explored | None) -> list[tuple[str, str]]:
+    """(heading, text) of what the methods section says beside the tests."""
+    found = []
+    if tuning is not None:
+        found.append(("Tuning", tuning_section.methods_note(tuning)))
+    if explored is not None:
+        found.append(("Design space", exploration_section.methods_note(explored)))
+    return found

@@ -16,6 +16,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "improvement": ("arm", "context"),
     "duplicates": ("benchmark",),
     "mde_curve": ("seeds",),
+    "effects": ("axis", "level", "axis_b", "level_b", "benchmark"),
+    "importance": ("term",),
 }
 """Table -> the columns that name a row of it. sensitivity.csv has the columns of significance.csv."""
 

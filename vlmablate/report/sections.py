@@ -35,8 +35,9 @@ def primary_rows(analysis: Analysis) -> list[Record]:
     return records(table[table["family"] == PRIMARY])
 
 
-def outlook(analysis: Analysis, command: str, complete: bool) -> Outlook:
-    """What the verdict sentences need besides their rows; an empty command for a table that no sweep made."""
+def outlook(analysis: Analysis, command: str, complete: bool, lead: str = "", asks: str = "seeds") -> Outlook:
+    """What the verdict sentences need besides their rows; an empty command for a table that no sweep made. lead, asks:
+    as :class:`Outlook` has them."""
     design = analysis.design
     return Outlook(
         seed_sd=analysis.seed_sd,
@@ -50,6 +51,8 @@ def outlook(analysis: Analysis, command: str, complete: bool) -> Outlook:
         metrics=design.metrics,
         paired=design.settings.paired_seeds,
         baseline_ran=bool((analysis.run_scores["arm"] == design.baseline).any()),
+        lead=lead,
+        asks=asks,
     )
 
 

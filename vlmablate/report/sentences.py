@@ -34,8 +34,10 @@ FEWEST_SEEDS = 3
 class Outlook:
     """What a sentence needs beside its row: the study's seed spread (points; of paired differences where seeds are
     paired), cells, alpha, the number of tests in the primary family, the benchmarks with signal and their metrics,
-    the command that made the study (empty for a table that no sweep made), whether no run is missing, and whether
-    the baseline has a run at all."""
+    the command that made the study (empty for a table that no sweep made), whether no run is missing, whether
+    the baseline has a run at all, under which condition arms were compared (`lead`, the start of every sentence),
+    and the word of the command for the number of runs per arm (`confirm` where arms were run again with fresh
+    seeds)."""
 
     seed_sd: float
     cells: int
@@ -48,6 +50,8 @@ class Outlook:
     metrics: Mapping[str, str] = field(default_factory=dict)
     paired: bool = False
     baseline_ran: bool = True
+    lead: str = ""
+    asks: str = "seeds"
 
 
 def consistent(row: Mapping[str, Any], alpha: float) -> None:
@@ -76,13 +80,14 @@ def consistent(row: Mapping[str, Any], alpha: float) -> None:
         raise ValueError(f"the adjusted p {adjusted} of {name} is below its p {p}")
 
 
-def with_seeds(command: str, seeds: int) -> str:
-    """The study's command with a fixed number of seeds: `seeds=N`, in the place of what it said about seeds."""
-    own = ("seeds", "replicate", "max_seeds", "budget")
+def with_seeds(command: str, seeds: int, asks: str = "seeds") -> str:
+    """The study's command with a fixed number of seeds: `seeds=N`, in the place of what it said about seeds; with
+    `asks` confirm, `confirm=N` in the place of the fresh seeds of a design space."""
+    own = ("seeds", "replicate", "max_seeds", "budget") if asks == "seeds" else (asks,)
     words = [
         word for word in shlex.split(command) if word.partition("=")[0] not in own and word != "mode=plan"
     ]
-    return shlex.join([*words, f"seeds={seeds}"])
+    return shlex.join([*words, f"{asks}={seeds}"])
 
 
 def _where(row: Mapping[str, Any], outlook: Outlook) -> str:
@@ -104,7 +109,8 @@ def _numbers(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _seeds(row: Mapping[str, Any], outlook: Outlook) -> str:
     fewest = "" if outlook.complete else "at least "
-    return f"over {fewest}{plural(row['n_seeds'], 'seed')} per arm ({row['method']})"
+    noun = "fresh seed" if outlook.asks == "confirm" else "seed"
+    return f"over {fewest}{plural(row['n_seeds'], noun)} per arm ({row['method']})"
 
 
 def _decided(row: Mapping[str, Any], outlook: Outlook) -> str:
@@ -112,11 +118,19 @@ def _decided(row: Mapping[str, Any], outlook: Outlook) -> str:
 
 
 def verdict_sentence(row: Mapping[str, Any], outlook: Outlook) -> str:
-    """What a design-level suite row of the significance table says; further sentences where a reader could
-    take it for more: on the floor of the test, on other pictures, on what would settle it.
+    """What a design-level suite row of the significance table says, after the condition under which it holds, if
+    there is one; further sentences where a reader could take it for more: on the floor of the test, on other
+    pictures, on what would settle it.
 
     Raises ValueError if the row contradicts itself: no direction word is ever printed against the numbers.
     """
+    text = _plain_sentence(row, outlook)
+    if not outlook.lead:
+        return text
+    return f"{outlook.lead}: {text.replace('Unresolved: ', 'unresolved, ', 1)}"
+
+
+def _plain_sentence(row: Mapping[str, Any], outlook: Outlook) -> str:
     consistent(row, outlook.alpha)
     arm, baseline, verdict = row["arm"], row["baseline"], row["verdict"]
     size, difference, p = _numbers(row)
@@ -213,7 +227,7 @@ def _untested(row: Mapping[str, Any], outlook: Outlook, where: str) -> str:
     reason = str(row["method"]).removeprefix("no test: ")
     if "one seed" not in reason:
         return start + f"{reason}."
-    command = f": `{with_seeds(outlook.command, FEWEST_SEEDS)}`" if outlook.command else ""
+    command = f": `{with_seeds(outlook.command, FEWEST_SEEDS, outlook.asks)}`" if outlook.command else ""
     measure = f"To measure it{command}." if command else f"{FEWEST_SEEDS} runs per arm would measure it."
     tipping = _tipping(row["tipping_sd"])
     return f"{start}one seed per arm says nothing about retraining. T{tipping[1:]} {measure}"
@@ -242,7 +256,7 @@ def what_would_settle(row: Mapping[str, Any], outlook: Outlook) -> str:
             f"At {spread}, more than {LARGEST_SEED_COUNT} seeds per arm would be needed to settle it; a "
             "larger scale or a larger margin is the better way."
         )
-    command = f": `{with_seeds(outlook.command, needed)}`" if outlook.command else ""
+    command = f": `{with_seeds(outlook.command, needed, outlook.asks)}`" if outlook.command else ""
     return f"About {needed} seeds per arm would settle it if {spread} holds{command}."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,12 @@ from typing import Any
 from vlmablate.errors import UserError
 from vlmablate.files import read_json
 
-STEP_ORDER = ("scenes", "pretrain", "posttrain", "features", "align", "finetune", "evaluate")
+STEP_ORDER = ("scenes", "pretrain", "posttrain", "features", "align", "trunk", "finetune", "evaluate")
+
+
+def in_order(kind: str) -> int:
+    """Where steps of a kind stand in the order of the work; unknown kinds last."""
+    return STEP_ORDER.index(kind) if kind in STEP_ORDER else len(STEP_ORDER)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,16 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.arm} / {self.context} / seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training that settings were only chosen by: a trial of a tuned arm."""
+
+    arm: str
+    context: str
+    number: int
+    steps: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,35 @@ class Study:
             Run(run["arm"], run["context"], int(run["seed"]), run["run_id"], dict(run["steps"]))
             for run in self.facts["runs"]
         ]
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials of all tuned cells; none without tuning."""
+        cells = (self.facts.get("tuning") or {}).get("cells") or []
+        return [
+            Trial(cell["arm"], cell["context"], int(trial["number"]), dict(trial.get("steps") or {}))
+            for cell in cells
+            for trial in cell["trials"]
+        ]
+
+    @property
+    def work(self) -> list[Run | Trial]:
+        """Everything that was, or is to be, computed: runs and trials."""
+        return [*self.runs, *self.trials]
+
+    @cached_property
+    def compared(self) -> Study:
+        """The study as its verdicts see it: with the runs that are compared, and no others.
+
+        Of a design space those are the runs with fresh seeds of the baseline and of the best other configuration; the
+        runs that were explored to find it are left out. Any other study compares all its runs.
+        """
+        space = self.facts.get("exploration")
+        if not space:
+            return self
+        again, arms = set(space["confirmed"]), (space["baseline"], space["best"])
+        runs = [run for run in self.facts["runs"] if run["run_id"] in again and run["arm"] in arms]
+        return replace(self, facts={**self.facts, "baseline": space["baseline"], "runs": runs})
 
     @property
     def arms(self) -> list[str]:
@@ -137,8 +181,7 @@ class Study:
         """Why a run has no scores: its first step without a result, as 'kind id'; None for a finished run."""
 
         def position(role: str) -> tuple[int, str]:
-            kind = self.kind(run.steps[role])
-            return (STEP_ORDER.index(kind) if kind in STEP_ORDER else len(STEP_ORDER), role)
+            return (in_order(self.kind(run.steps[role])), role)
 
         if run.steps["evaluate"] in self.results:
             return None

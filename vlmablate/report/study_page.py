@@ -37,7 +37,7 @@ Record = dict[str, Any]
 
 PAGE = "index.html"
 _COMMAND = re.compile(r"`([^`]+)`")
-_SEEDS = re.compile(r"\bseeds=(\d+)")
+_SEEDS = re.compile(r"\b(?:seeds|confirm)=(\d+)$")
 
 
 def write_page(index: Index, home: Path) -> Path:
@@ -112,6 +112,7 @@ def _axis(axis: AxisFacts, index: Index, home: Path, benchmarks: Sequence[str], 
         "state": axis.state,
         "runs": f"{len(axis.finished)} of {axis.runs}",
         "stale": axis.stale,
+        "way": axis.way,
         "baseline": baselines[0] if baselines else axis.study.baseline if axis.study else "",
         "verdicts": _verdicts(axis),
         "links": {name: f"{folder}/{name}" for name in axis.files},
@@ -223,8 +224,9 @@ def _unresolved(axis: AxisFacts, test: Contrast, sentence: str, price: Price | N
     seeds = int(found[1]) if named and (found := _SEEDS.search(named[-1])) else 0
     if not seeds:
         return _entry(axis, what, "no number of seeds would settle it; its sentence says why", "", "")
-    declared = {run.seed for run in axis.study.runs}
-    cells = len({(run.arm, run.context) for run in axis.study.runs})
+    compared = axis.study.compared.runs
+    declared = {run.seed for run in compared}
+    cells = len({(run.arm, run.context) for run in compared})
     more = max(0, seeds - len(declared)) * cells
     takes = f"{len(declared)} → {seeds} seeds per arm, {fmt.plural(more, 'more run')}"
     return _entry(axis, what, takes, _price(price, more), named[-1])

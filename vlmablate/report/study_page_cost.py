@@ -12,11 +12,12 @@ from vlmablate.report.study import Study
 
 @dataclass(frozen=True)
 class Shared:
-    """Work on the steps of some runs, computed once each, against every run on its own.
+    """Work on the steps of some runs, and of the trials of tuned arms, computed once each, against every run and trial
+    on its own.
 
     Attributes:
         runs, runs_done: all runs, and those with scores. A run that several axes or arms have counts for each.
-        alone: steps that the runs would compute, each on its own.
+        alone: steps that the runs and trials would compute, each on its own.
         steps, steps_done: different steps, and those with a result.
         seconds: wall time of the finished steps, each once.
         alone_seconds: the same, each as often as a run needs it.
@@ -40,7 +41,7 @@ def shared(studies: Sequence[Study]) -> Shared:
     """The work behind some studies together; steps are the same where their ids are."""
     results = {step_id: result for study in studies for step_id, result in study.results.items()}
     runs = [run for study in studies for run in study.runs]
-    needed = [step_id for run in runs for step_id in set(run.steps.values())]
+    needed = [step_id for study in studies for one in study.work for step_id in set(one.steps.values())]
     return Shared(
         runs=len(runs),
         runs_done=sum(run.steps["evaluate"] in results for run in runs),

@@ -136,6 +136,14 @@ class AxisFacts:
         return REPORTED if self.verdicts and not self.stale else UNREPORTED
 
     @property
+    def way(self) -> str:
+        """How its arms came about where they were chosen: 'tuned: lr', 'design space'; empty where they are as
+        declared."""
+        facts = self.study.facts if self.study else {}
+        tune = facts.get("tune")
+        return f"tuned: {tune['space']}" if tune else "design space" if facts.get("space") else ""
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
         """(arm, context) of every line of the grid: the primary contrasts, else what was tested at all."""
         primary = [(test.arm, test.context) for test in self.contrasts if test.primary]

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +23,16 @@ Choice = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Float:
-    """A number from low to high, both included; ``points`` is what a grid visits of it, None: it cannot."""
+    """A number from low to high, both included; ``points`` is what a grid visits of it, None: it cannot.
+
+    With ``relative`` both are multiples of the value that a configuration has; :func:`around` makes numbers of them.
+    """
 
     low: float
     high: float
     log: bool = False
     points: int | None = None
+    relative: bool = False
 
     def at(self, share: float) -> float:
         """The number at a share of the way from low (0) to high (1)."""
@@ -43,8 +47,7 @@ class Float:
 
     def holds(self, value: Any) -> bool:
         """Whether the value is one of these."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high
+        return _is_number(value) and self.low <= value <= self.high
 
     def values(self) -> list[float] | None:
         """What a grid visits; None when that was not said."""
@@ -128,6 +131,51 @@ class Space:
         if any(isinstance(parameter, Float) for parameter in self.parameters.values()):
             return math.inf
         return math.prod(len(parameter.values() or ()) for parameter in self.parameters.values())
+
+
+def around(space: Space, configured: Mapping[str, Any]) -> Space:
+    """The space with numbers in place of multiples.
+
+    Args:
+        configured: parameter -> the value that a configuration has.
+
+    Raises:
+        UserError: where that is no number above 0.
+    """
+    made: dict[str, Parameter] = {}
+    for name, parameter in space.parameters.items():
+        if isinstance(parameter, Float) and parameter.relative:
+            value = configured[name]
+            if not _is_number(value) or not 0 < value < math.inf:
+                raise UserError(
+                    f"{name} is {value!r}, and a range of multiples (relative: true) needs a number above 0"
+                )
+            low, high = parameter.low * value, parameter.high * value
+            parameter = replace(parameter, low=low, high=high, relative=False)
+        made[name] = parameter
+    return replace(space, parameters=made)
+
+
+def distance(parameter: Parameter, value: Any, other: Any) -> float:
+    """How far two values lie apart, as a share of the range; of values without an order 0 or 1."""
+    if isinstance(parameter, Categorical) or not (_is_number(value) and _is_number(other)):
+        return float(spelled(value) != spelled(other))
+    ends = (parameter.low, parameter.high, value, other)
+    if parameter.log and min(ends) > 0:
+        low, high, value, other = map(math.log, ends)
+        return abs(value - other) / (high - low)
+    return abs(value - other) / (parameter.high - parameter.low)
+
+
+def to_json(parameter: Parameter) -> dict[str, Any]:
+    """The parameter as its file has it."""
+    kind = type(parameter).__name__.lower()
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(parameter).items()}
+    return {"kind": kind, **values}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def spelled(value: Any) -> str:
@@ -224,7 +272,7 @@ def _parameter(raw: Any, where: str) -> Parameter:
         if len(set(map(spelled, choices))) != len(choices):
             raise UserError(f"{where}.choices names a value twice: {choices}")
         return Categorical(tuple(choices))
-    optional = ("log", "points") if kind == "float" else ("log",)
+    optional = ("log", "points", "relative") if kind == "float" else ("log",)
     fields = _fields(raw, where, required=("kind", "low", "high"), optional=optional)
     del fields["kind"]
     for key in ("low", "high"):
@@ -232,12 +280,17 @@ def _parameter(raw: Any, where: str) -> Parameter:
             _whole(fields, key, where)
         else:
             fields[key] = _number(fields[key], f"{where}.{key}")
-    if not isinstance(fields.get("log", False), bool):
-        raise UserError(f"{where}.log must be true or false, not {fields['log']!r}")
+    for key in ("log", "relative"):
+        if not isinstance(fields.get(key, False), bool):
+            raise UserError(f"{where}.{key} must be true or false, not {fields[key]!r}")
     if fields["low"] >= fields["high"]:
         raise UserError(f"{where}: low ({fields['low']}) must be below high ({fields['high']})")
     if fields.get("log") and fields["low"] <= 0:
         raise UserError(f"{where}: on a logarithmic scale low must be above 0, not {fields['low']}")
+    if fields.get("relative") and not 0 < fields["low"] <= 1 <= fields["high"]:
+        raise UserError(
+            f"{where}: multiples of the configured value must have it between them: 0 < low <= 1 <= high"
+        )
     if kind == "int":
         return Int(**fields)
     if "points" in fields:

@@ -134,7 +134,7 @@ def two_component_interval(
         none = (math.nan, math.nan)
         return TwoComponent(delta, math.nan, 0.0, none, seed, item, interaction, f"no interval: {why}")
     df = item_df = groups.count - 1.0
-    if seed > shared:
+    if seed > shared * (1 + 1e-9):  # at a tie rounding would decide
         df = max(variance**2 / (seed**2 / seed_df + item**2 / item_df), min(seed_df, item_df))
     se = math.sqrt(variance)
     half_width = t_critical(alpha / 2, df) * se

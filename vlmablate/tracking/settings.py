@@ -13,7 +13,23 @@ from vlmablate.errors import UserError, unknown_name
 TRACKERS = ("none", "wandb")
 MODES = ("offline", "online")
 MARK = "tracked-wandb.json"
-"""In the folder of an evaluate step: its run was told to W&B."""
+"""In the folder of an evaluate step: its run was told to W&B. In that of a study: its report was, in which version."""
+OF_ONE_RUN = tuple(
+    f"WANDB_{name}"
+    for name in (
+        "RUN_ID",
+        "NAME",
+        "RUN_GROUP",
+        "JOB_TYPE",
+        "TAGS",
+        "NOTES",
+        "RESUME",
+        "SWEEP_ID",
+        "DIR",
+        "MODE",
+    )
+)
+"""Variables of W&B that would make one run of all of them, or send them elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""The controller's side of tracking: which finished runs are missing, and a process that tells them to W&B."""
+"""The controller's side of tracking: what W&B was not told yet, and a process that tells it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vlmablate.design.spec import RunSpec
 from vlmablate.orchestration.store import RESULT, Store
+from vlmablate.tracking.reports import untold_report
 from vlmablate.tracking.settings import MARK, Tracking
 
 Report = Callable[[str], None]
@@ -24,16 +25,28 @@ def untracked(runs: Iterable[RunSpec], store: Store) -> list[str]:
     ]
 
 
-def track(study: Path, runs: Iterable[RunSpec], store: Store, tracking: Tracking, report: Report) -> bool:
-    """Have the finished runs of a study told to W&B that were not told yet. True when none is missing afterwards.
+def track(
+    group: Path,
+    studies: Sequence[Path],
+    runs: Sequence[RunSpec],
+    store: Store,
+    tracking: Tracking,
+    report: Report,
+) -> bool:
+    """Have W&B told of the finished runs that it was not told of yet, and of the reports if they are new. True when
+    nothing is missing afterwards.
 
     W&B is loaded by another process. Whatever happens to it is reported and raises nothing: results do not depend on
     a tracker, and the same command tries again.
+
+    Args:
+        group: the folder of the set of studies that were computed together; of a single study, its own.
+        studies: their folders. runs: all their runs.
     """
-    runs = list(runs)
-    if not untracked(runs, store):
+    if not _missing(group, studies, runs, store):
         return True
-    command = [sys.executable, "-m", "vlmablate.tracking.wandb_replay", str(study), *tracking.words()]
+    folders = map(str, (group, *studies))
+    command = [sys.executable, "-m", "vlmablate.tracking.wandb_replay", *folders, *tracking.words()]
     # Without a terminal W&B asks no questions.
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -46,10 +59,17 @@ def track(study: Path, runs: Iterable[RunSpec], store: Store, tracking: Tracking
         except BaseException:
             process.terminate()
             raise
-    missing = len(untracked(runs, store))
+    missing = _missing(group, studies, runs, store)
     if missing:
         report(
-            f"{missing} runs were not told to W&B (exit code {process.returncode}). The results are safe; "
+            f"{' and '.join(missing)} were not told to W&B (exit code {process.returncode}). The results are safe; "
             "the same command tries again"
         )
     return not missing
+
+
+def _missing(group: Path, studies: Sequence[Path], runs: Iterable[RunSpec], store: Store) -> list[str]:
+    """What W&B has not been told, in words."""
+    runs_left = len(untracked(runs, store))
+    words = [f"{runs_left} runs"] if runs_left else []
+    return [*words, "the report"] if untold_report(group, studies) else words

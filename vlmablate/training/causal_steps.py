@@ -43,6 +43,7 @@ from vlmablate.training.ranks import ranks_of
 from vlmablate.training.record_steps import record_lessons
 from vlmablate.training.sequences import Sequences, pack
 from vlmablate.training.sight import tune_vision
+from vlmablate.training.trunks import WHOLE, Piece
 from vlmablate.vlm.features_step import check_precision
 from vlmablate.vlm.merge import IMAGE_MARK, Sample, expand
 from vlmablate.vlm.prompts import Template, template_named
@@ -64,13 +65,19 @@ class Laid:
 
 
 def train_causal(
-    stage: str, config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
+    stage: str,
+    config: dict[str, Any],
+    deps: dict[str, Path],
+    out: Path,
+    context: StepContext,
+    piece: Piece = WHOLE,
 ) -> dict[str, Any]:
     """Train one stage and write the parts that it trained. Returns the payload of `loop.train`, with the `mixture` that
     was learnt from, and what was `cut` {samples, tokens} from texts that were too long.
 
     In alignment the projector learns to say what a picture shows, and the text is the caption alone. In finetuning the
-    turns are the whole dialogue, and what of the language model and the towers learns is in `stages.finetune`.
+    turns are the whole dialogue, and what of the language model and the towers learns is in `stages.finetune`. A
+    `piece` that is a trunk keeps the state of the training, and says neither mixture nor cut.
 
     Raises:
         UserError: for weights, data, features or settings that are wrong; see `causal_model`, `tuning`, `lessons` and
@@ -78,7 +85,7 @@ def train_causal(
     """
     check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
     with _lessons(stage, config, deps) as lessons:
-        return _train(stage, config, deps, out, context, lessons)
+        return _train(stage, config, deps, out, context, lessons, piece)
 
 
 @contextmanager
@@ -97,6 +104,7 @@ def _train(
     out: Path,
     context: StepContext,
     lessons: Lessons,
+    piece: Piece,
 ) -> dict[str, Any]:
     precision, settings, seeds, sight = (
         config["precision"],
@@ -127,6 +135,8 @@ def _train(
     rates = {} if own_rate is None else {"vision": float(own_rate)}
 
     with ranks_of(context) as ranks:
+        if ranks.rank == 0:
+            piece.inherit(CUT_FILE, out)
         micro, together = placement(context, "micro_batch", None), _together(context.execution)
 
         @lru_cache(maxsize=BATCHES_KEPT)
@@ -171,6 +181,7 @@ def _train(
                 read = sequence_operations(language, shape, whole.segments, whole.target_count)
                 return Batch(whole, hidden, len(whole.pictures) * each_picture + read)
 
+            torch.manual_seed(int(seeds["init"]))  # of dropout, which draws from what the process has
             payload = train(
                 model,
                 model.logits,
@@ -182,7 +193,10 @@ def _train(
                 ranks,
                 rates,
                 rows_at_once=1 if together else None,
+                piece=piece,
             )
+        if piece.trunk:
+            return payload
         if lessons.counts:
             payload["mixture"] = lessons.counts
         if lessons.longest is not None:

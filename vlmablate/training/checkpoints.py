@@ -29,7 +29,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def state_of(module: nn.Module, optimiser: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Tensor]:
-    """What `resume` needs, as it is now: its tensors are those of the training itself, and change with it.
+    """What `load` needs, as it is now: its tensors are those of the training itself, and change with it.
 
     The schedule and the order of the data are functions of the step, which the note of a checkpoint holds.
     """
@@ -43,14 +43,19 @@ def state_of(module: nn.Module, optimiser: torch.optim.Optimizer, ranks: Ranks) 
 def resume(
     out: Path, module: nn.Module, optimiser: torch.optim.Optimizer, ranks: Ranks
 ) -> Mapping[str, Any] | None:
-    """Load the newest valid checkpoint into module and optimiser; returns its note, None where there is none.
+    """Load the newest valid checkpoint of a step; returns its note, None where there is none. Raises as `load`."""
+    found = checkpoint_folder.newest(out, ranks)
+    return None if found is None else load(found, module, optimiser, ranks)
+
+
+def load(
+    found: Checkpoint, module: nn.Module, optimiser: torch.optim.Optimizer, ranks: Ranks
+) -> Mapping[str, Any]:
+    """Load a checkpoint into module and optimiser; returns its note. All ranks call it.
 
     With as many ranks as saved it, the steps that follow have the same bits as if nothing had happened. Raises
     UserError on all ranks when the checkpoint is not of this model.
     """
-    found = checkpoint_folder.newest(out, ranks)
-    if found is None:
-        return None
     keys, read = _open(found, ranks)
     wanted = _weights(module)
     moments = {key: tensor for key, tensor in _empty_moments(module).items() if key in keys}

@@ -26,7 +26,7 @@ from vlmablate.design.stage_choices import read_factors
 from vlmablate.errors import Diverged, UserError
 from vlmablate.orchestration import checkpoint_folder
 from vlmablate.orchestration.context import StepContext, StepStopped
-from vlmablate.training import checkpoints
+from vlmablate.training import trunks
 from vlmablate.training.meters import Meter, peak_of
 from vlmablate.training.optimiser import adamw
 from vlmablate.training.packing import IGNORED
@@ -68,6 +68,11 @@ class Recipe:
             Schedule.read(stage.get("schedule") or "cosine"),
             read_factors(stage.get("learning_rate_factors")),
         )
+
+    @property
+    def branch_point(self) -> int:
+        """After how many steps this training parts from every longer one."""
+        return self.schedule.trunk(self.warmup, self.steps)
 
     def rate(self, step: int) -> float:
         """Learning rate of optimiser step `step`, counted from 0."""
@@ -133,6 +138,7 @@ def train(
     ranks: Ranks = ALONE,
     rates: Mapping[str, float] = MappingProxyType({}),
     rows_at_once: int | None = None,
+    piece: trunks.Piece = trunks.WHOLE,
 ) -> dict[str, Any]:
     """Train in place, with all ranks, and return the payload {steps, final_loss, tokens, parameters, precision,
     resumed_from_step, and the figures of `Meter`}. Parameters that require a gradient are trained, and must be float32;
@@ -143,8 +149,10 @@ def train(
     `execution.save_every` steps and one when asked to stop; `execution.keep_checkpoints` of them stay.
     `execution.micro_batch` bounds the rows of one forward, unless the batches are laid out by it already and say
     `rows_at_once`; for the rest of the placement see `Layout`.
-    Raises, on all ranks: Diverged when the loss or a gradient is not finite, StepStopped when any rank was asked to
-    stop.
+    `piece`: which steps of the training are done here. Steps, loss and tokens count from the beginning of the training
+    all the same; the payload of a piece also says `from_step`, the step that it began at.
+    Raises, on all ranks: Diverged when the loss or a gradient is not finite, Pruned where a milestone of the context
+    ends a trial, StepStopped when any rank was asked to stop.
     """
     micro = rows_at_once or placement(context, "micro_batch", None)
     save_every = placement(context, "save_every", SAVE_EVERY)
@@ -159,14 +167,18 @@ def train(
     )
     factors = {part: factor * recipe.learning_rate for part, factor in recipe.factors.items()}
     optimiser = adamw(module, recipe.learning_rate, recipe.weight_decay, {**factors, **rates})
-    state = _Progress(**(checkpoints.resume(out, module, optimiser, ranks) or {}))
+    end = trunks.end_of(piece, recipe.schedule, recipe.warmup, recipe.steps)
+    state = _Progress(**trunks.resume(piece, out, module, optimiser, ranks))
+    trunks.check_start(piece, state.start, end, recipe.branch_point)
     if ranks.rank == 0:
+        piece.inherit(CURVE_FILE, out)
         _cut_curve(out / CURVE_FILE, state.step)
     begun_at = state.step
+    marks = {milestone.step(recipe.steps): milestone for milestone in context.milestones}
     meter = Meter(ranks.device, ranks.size, peak_of(ranks.device))
     stopping = ranks.any_true(context.stop_requested())
     with Saver(out, module, optimiser, context, ranks, keep) as saver:
-        while state.step < recipe.steps and not stopping:
+        while state.step < end and not stopping:
             step = state.step
             with meter.waiting("data"):
                 batch = batch_at(step)
@@ -181,7 +193,8 @@ def train(
                 where = _where(module, shares, turns, ranks)
                 raise Diverged(
                     f"the loss of step {step + 1} is {value}, the norm of its gradient {norm} ({where}): training "
-                    f"diverged. Lower the learning rate ({recipe.learning_rate}) or look at {out / CURVE_FILE}"
+                    f"diverged. Lower the learning rate ({recipe.learning_rate}) or look at {out / CURVE_FILE}",
+                    share=step / recipe.steps,
                 )
             _clip(module, norm, recipe.gradient_clip, ranks)
             optimiser.step()
@@ -190,26 +203,30 @@ def train(
             tokens = int((batch.packed.segments >= 0).sum())
             state.tokens += tokens
             meter.count(tokens, batch.packed.segments.numel(), batch.operations)
-            context.progress(state.step, recipe.steps, loss=state.loss)
-            if ranks.rank == 0 and (
-                step == begun_at or state.step % CURVE_EVERY == 0 or state.step == recipe.steps
-            ):
+            context.progress(state.step, end, loss=state.loss)
+            noted = state.step % CURVE_EVERY == 0 or state.step in (begun_at + 1, end, *marks)
+            if ranks.rank == 0 and noted:
                 state.note(out, value, rate, norm, meter.figures())
+            if state.step in marks:
+                marks[state.step].judge(state.loss, recipe.steps)
             with meter.waiting("saving"):
                 if saved:
                     saver.settle()
-                if stopping or (state.step % save_every == 0 and state.step < recipe.steps):
+                if stopping or (state.step % save_every == 0 and state.step < end):
                     saver.save(state.step, vars(state))
     if stopping:
-        raise StepStopped(f"stopped on request after step {state.step} of {recipe.steps}")
+        raise StepStopped(f"stopped on request after step {state.step} of {end}")
+    if piece.trunk:
+        trunks.keep(out, module, optimiser, context, ranks, state.step, vars(state))
     return {
-        "steps": recipe.steps,
+        "steps": end,
         "final_loss": state.loss,
         "tokens": state.tokens,
         **meter.figures(),
         "parameters": counts,
         "precision": precision,
         "resumed_from_step": begun_at,
+        **({} if piece == trunks.WHOLE else {"from_step": state.start}),
     }
 
 
@@ -300,6 +317,7 @@ class _Progress:
     step: int = 0
     loss: float | None = None
     tokens: int = 0
+    start: int = 0  # of this piece of the training
 
     def note(self, out: Path, loss: float, rate: float, norm: float, figures: Mapping[str, float]) -> None:
         record = {

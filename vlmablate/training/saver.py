@@ -52,7 +52,7 @@ class Saver:
         return self._thread is not None and not self._thread.is_alive()
 
     def save(self, step: int, note: Mapping[str, Any]) -> None:
-        """Begin to save what `checkpoints.resume` needs; `note` is JSON. Raises as `settle` about the one before."""
+        """Begin to save what `checkpoints.load` needs; `note` is JSON. Raises as `settle` about the one before."""
         self.settle()
         state = self._stage(checkpoints.state_of(self._module, self._optimiser, self._ranks))
         self._step = step

@@ -1,5 +1,6 @@
 """The steps that train behind pictures: `align` (projector only), `finetune` (projector, and of the
-language model and the vision towers what `stages.finetune.language` and `stages.finetune.vision` say)."""
+language model and the vision towers what `stages.finetune.language` and `stages.finetune.vision` say), and `trunk`, a
+piece of finetunings that differ in their length."""
 
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ from vlmablate.training.packing import Segment, attention_mask, pack
 from vlmablate.training.ranks import Ranks, ranks_of
 from vlmablate.training.sight import Sight, open_sight, tune_vision
 from vlmablate.training.text_world import request_segments
+from vlmablate.training.trunks import WHOLE, Piece
 from vlmablate.training.visits import Visits
 from vlmablate.vlm.features_step import check_precision
 from vlmablate.vlm.language_model import LanguageModel, LanguageModelConfig
@@ -55,19 +57,39 @@ def run_align(
 def run_finetune(
     config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
 ) -> dict[str, Any]:
-    """Projector and language model on the questions; starts from `align`, or from the language model."""
+    """Projector and language model on the questions; starts from `align`, or from the language model. Behind a `trunk`
+    it goes on from there, and only decays."""
+    return _finetune(config, deps, out, context, Piece(deps.get("trunk")))
+
+
+def run_trunk(
+    config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
+) -> dict[str, Any]:
+    """`finetune` up to its decay, from the trunk of the next shorter length if there is one. What it leaves is the
+    state of the training and no model."""
+    return _finetune(config, deps, out, context, Piece(deps.get("trunk"), trunk=True))
+
+
+def _finetune(
+    config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext, piece: Piece
+) -> dict[str, Any]:
     if config.get("llm") is not None:
-        return _causal("finetune", config, deps, out, context)
+        return _causal("finetune", config, deps, out, context, piece)
     language, card = load_language_model(deps["init"])
-    return _train_stage("finetune", config, deps, out, context, language, card)
+    return _train_stage("finetune", config, deps, out, context, language, card, piece)
 
 
 def _causal(
-    stage: str, config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext
+    stage: str,
+    config: dict[str, Any],
+    deps: dict[str, Path],
+    out: Path,
+    context: StepContext,
+    piece: Piece = WHOLE,
 ) -> dict[str, Any]:
     from vlmablate.training.causal_steps import train_causal  # transformers takes seconds to import
 
-    return train_causal(stage, config, deps, out, context)
+    return train_causal(stage, config, deps, out, context, piece)
 
 
 def _train_stage(
@@ -78,6 +100,7 @@ def _train_stage(
     context: StepContext,
     language: LanguageModel,
     card: dict[str, Any],
+    piece: Piece = WHOLE,
 ) -> dict[str, Any]:
     check_precision(config["precision"], str(context.execution.get("device") or "cpu"))
     settings, seeds = config["stages"][stage], config["seed"]
@@ -126,6 +149,7 @@ def _train_stage(
             seen = len(packed.tokens) * each_picture
             return Batch(packed, hidden, seen + text_operations(language, model.cells, packed))
 
+        torch.manual_seed(int(seeds["init"]))  # of dropout, which draws from what the process has
         payload = train(
             model,
             language.logits,
@@ -136,7 +160,10 @@ def _train_stage(
             config["precision"],
             ranks,
             rates,
+            piece=piece,
         )
+        if piece.trunk:
+            return payload
         if stage == "finetune":
             payload["mixture"] = visits.counts()
         if sight.vision is not None:

@@ -1,4 +1,4 @@
-"""Frozen features on disk: one step directory holds the features of both splits, in scene order.
+"""Frozen features on disk: one step directory holds the features of the splits of its scenes, in scene order.
 
 For each split: `<split>.features.npy` float16 [N, cells, channels] (memory-mapped when read),
 `<split>.frames.npy` float64 [N, 7] (`Frame.as_row`), and `<split>.ids.json`, the scene ids of the rows. Where pictures
@@ -21,7 +21,6 @@ from vlmablate.errors import UserError
 from vlmablate.vlm.image import Frame
 from vlmablate.vlm.tiling import ONE_SQUARE, TileLayout
 
-SPLITS = ("train", "evaluation")
 TILES_FILE = "tiles.json"
 
 

@@ -19,7 +19,7 @@ import torch
 
 from vlmablate.errors import UserError, unknown_name
 from vlmablate.orchestration.context import StepContext
-from vlmablate.vlm.feature_store import SPLITS, write_tiles, writing_features
+from vlmablate.vlm.feature_store import write_tiles, writing_features
 from vlmablate.vlm.image import Colour, Frame, fill_colour, transform_named
 from vlmablate.vlm.tiling import Tile, TileLayout, fixed_tiles
 from vlmablate.vlm.towers.base import Tower, load_tower
@@ -106,13 +106,13 @@ def _prepared(
 
 
 def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepContext) -> dict[str, Any]:
-    """Extract the features of both splits. The payload tells what was made and how fast.
+    """Extract the features of the splits of the scenes. The payload tells what was made and how fast.
 
     Raises:
         UserError: for an unknown tower, transform or precision, or damaged weights.
         StepStopped: when asked to stop; nothing half-written stays.
     """
-    from vlmablate.data.scenes_store import SceneStore
+    from vlmablate.data.scenes_store import SceneStore, splits_in
 
     device = str(context.execution.get("device") or "cpu")
     precision = str(config.get("precision") or "fp32")
@@ -122,7 +122,7 @@ def run(config: dict[str, Any], deps: dict[str, Path], out: Path, context: StepC
     tower = load_configured(settings, config.get("weights") or None).to(device)
     fill = fill_of(config["image"], tower)
     layout = TileLayout.read(config["image"].get("tiles"))
-    stores = {split: SceneStore(deps["scenes"], split) for split in SPLITS}
+    stores = {split: SceneStore(deps["scenes"], split) for split in splits_in(deps["scenes"])}
     total, done, began = sum(map(len, stores.values())), 0, time.perf_counter()
     overlap = int(context.execution.get("threads") or 1) > 1
     write_tiles(out, layout)

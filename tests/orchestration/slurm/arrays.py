@@ -51,12 +51,11 @@ def die_at(moment: int) -> None:
 
 
 def main() -> int:
-    """``arrays.py HOME MOMENT``: adopt, then submit one array, dying at the moment (0: never)."""
+    """``arrays.py HOME MOMENT``: adopt, then submit one array, dying at the moment."""
     home, moment = Path(sys.argv[1]), int(sys.argv[2])
     batch = array()
     prepared = manifests(batch, home)
-    if moment:
-        die_at(moment)
+    die_at(moment)
     with submit_lock(home, ttl_s=60, heartbeat_s=60):
         adopt(home, print)
         submit(home, "study", batch, prepared, Path("code"), {}, print)

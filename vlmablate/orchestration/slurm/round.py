@@ -7,7 +7,7 @@ this one may stop watching at any moment, and is meant to with ``detach=true``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from vlmablate.orchestration.failures import (
 )
 from vlmablate.orchestration.jobs import Job, group, manifest
 from vlmablate.orchestration.lease import HEARTBEAT_S, TTL_S
+from vlmablate.orchestration.milestones import Milestone
 from vlmablate.orchestration.plan import Plan, Status
 from vlmablate.orchestration.policy import (
     Action,
@@ -72,6 +73,7 @@ class Surroundings:
         execution: placement, the same for all jobs until a failure changes it for one.
         code: snapshot of the package.
         limits: what the cluster allows.
+        milestones: id of a training of a trial -> where its loss is looked at; it may end without a result.
     """
 
     study: str
@@ -81,17 +83,21 @@ class Surroundings:
     execution: Mapping[str, Any]
     code: Path
     limits: Limits
+    milestones: Mapping[str, Sequence[Milestone]] = field(default_factory=dict)
     ttl_s: float = TTL_S
     heartbeat_s: float = HEARTBEAT_S
 
 
 @dataclass
 class _Trouble:
-    """What has gone wrong so far: failures by step, changed placement by step, steps that are given up."""
+    """What has gone wrong so far: failures by step, changed placement by step, steps that are given up, and those of
+    them that belong to trials, which may end so.
+    """
 
     past: dict[str, list[PastFailure]] = field(default_factory=dict)
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     excluded: tuple[str, ...] = ()
 
 
@@ -296,6 +302,7 @@ class SlurmRound:
                 execution=self._execution(job),
                 parent=None,
                 directories=directories,
+                milestones=around.milestones,
                 no_progress_after=self._policy.no_progress_after,
                 ttl_s=around.ttl_s,
                 heartbeat_s=around.heartbeat_s,
@@ -450,7 +457,8 @@ class SlurmRound:
         past = self._trouble.past.setdefault(step.id, [])
         past.append(past_failure(kind, attempt, _node(state)))
         execution = changed(self._around.execution, self._trouble.changes.get(step.id, {}))
-        decision = decide(kind, past, self._policy, in_effect(step.config, execution))
+        is_trial = step.id in self._around.milestones
+        decision = decide(kind, past, self._policy, in_effect(step.config, execution), trial=is_trial)
         every = [failure for failures in self._trouble.past.values() for failure in failures]
         self._trouble.excluded = tuple(
             sorted({*decision.exclude_nodes, *excluded_nodes(every, self._policy)})
@@ -459,6 +467,12 @@ class SlurmRound:
         if attempt is not None:
             with suppress(DiskFull):
                 write_verdict(attempt, kind, cause, decision, state.nodes)
+        if decision.action is Action.END:
+            self.outcome.ended.append(step.id)
+            self._trouble.ended |= {other.id for other in left}
+            self._trouble.given_up |= self._trouble.ended
+            self._display.message(f"{step.kind} {label}: {cause}")
+            return False
         earlier = (submission.token, index) in (self._earlier or ()) and kind is not FailureClass.CANCELLED
         if (decision.again or earlier) and not self._halted:
             # What failed before this command began is tried again because somebody asked for it, whatever it was.
@@ -524,7 +538,9 @@ class SlurmRound:
             Snapshot(
                 runs=len(plan.runs),
                 runs_done=sum(run.run_id in self._counted for run in plan.runs),
-                runs_failed=sum(run.run_id in self._trouble.given_up for run in plan.runs),
+                runs_failed=sum(
+                    run.run_id in self._trouble.given_up - self._trouble.ended for run in plan.runs
+                ),
                 steps_left=len(left),
                 running=tuple(running),
                 waiting=(f"{queued} jobs in the queue",) if queued else (),
