@@ -357,7 +357,9 @@ def both(arm, contexts, terms):
     if not variance > 1e-20:
         return delta, np.sqrt(item), np.nan
     own = len(sums) - 1
-    joint = max(variance**2 / (seed**2 / df + item**2 / own), min(df, own)) if seed > shared * (1 + 1e-9) else own
+    joint = (
+        max(variance**2 / (seed**2 / df + item**2 / own), min(df, own)) if seed > shared * (1 + 1e-9) else own
+    )
     return delta, np.sqrt(variance), joint
 
 
@@ -475,7 +477,8 @@ if SPACE:
     means, runs_of_each = ran.groupby("arm").mean(), ran.groupby("arm").size()
     levels = pd.DataFrame(SPACE["levels"]).T.loc[means.index]
     normal = {axis["name"]: axis["baseline"] for axis in SPACE["axes"]}
-    whole = not SPACE["search"] and len(means) == len(SPACE["levels"]) and runs_of_each.nunique() == 1
+    seeds = ran.index.unique("seed")
+    whole = not SPACE["search"] and len(means) == len(SPACE["levels"]) and (runs_of_each == len(seeds)).all()
 
     def at(chosen):
         """Mean of every benchmark over the configurations with these choices, each configuration alike."""
@@ -492,11 +495,13 @@ if SPACE:
         )
 
     if whole:
-        derived = [derive(row)[row.benchmark] for row in effects.itertuples()]
-        assert np.allclose(derived, effects["delta"], rtol=1e-6, atol=1e-8), (
+        # Of one seed there may be too few runs to estimate pairs of axes.
+        estimated = effects[effects["delta"].notna()]
+        derived = [derive(row)[row.benchmark] for row in estimated.itertuples()]
+        assert np.allclose(derived, estimated["delta"], rtol=1e-6, atol=1e-8), (
             "an effect of effects.csv differs"
         )
-        print(f"{len(effects)} effects agree with effects.csv")
+        print(f"{len(estimated)} effects agree with effects.csv")
     else:
         print("not every combination was run alike, so the effects were fitted; they are not derived again")
     columns = ["term", "level", "level_b", "delta", "ci_low", "ci_high", "p"]

@@ -147,9 +147,10 @@ def test_a_stopped_controller_stops_its_workers_and_says_how_to_go_on(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_stop_a_controller_like_ctrl_c(number: signal.Signals):
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), signals_interrupt():
         signal.raise_signal(number)
-    assert signal.getsignal(number) is signal.SIG_DFL
+    assert signal.getsignal(number) is before
 
 
 def test_a_second_controller_follows_the_first_and_finds_nothing_to_do(

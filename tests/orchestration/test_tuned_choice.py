@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vlmablate.design.spec import RunSpec, StepSpec
+from vlmablate.errors import UserError
 from vlmablate.orchestration.study import Cell
 from vlmablate.orchestration.tuned import _best, _line, with_choices
 from vlmablate.orchestration.tuning_cells import Tunable, with_values
@@ -68,6 +69,8 @@ def test_the_suite_score_is_the_mean_over_benchmarks_of_the_suite():
         "words": {"mean": 99.0, "suite": False},
     }
     assert suite_score(entries) == pytest.approx(62.5)
+    with pytest.raises(UserError, match=r"\['words'\]: none of these is part of the suite score"):
+        suite_score({"words": entries["words"]})
 
 
 def test_what_was_stopped_early_is_told_as_worse_than_all_that_finished():

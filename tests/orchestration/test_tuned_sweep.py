@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,15 @@ from vlmablate.errors import UserError
 from vlmablate.files import read_json
 from vlmablate.orchestration import controller, tuned
 from vlmablate.orchestration.cancel import cancel
+from vlmablate.orchestration.gc import find
+from vlmablate.orchestration.marks import forgive
+from vlmablate.orchestration.names import Index
+from vlmablate.orchestration.reproduce import reproduce
 from vlmablate.orchestration.retry import retry
+from vlmablate.orchestration.scheduler import Scheduler
 from vlmablate.orchestration.status import read_status, render
+from vlmablate.orchestration.store import CHECKPOINT_PREFIX
+from vlmablate.orchestration.study import compose_cells
 from vlmablate.orchestration.why import why
 from vlmablate.search.space import Categorical, Float, Int, Space
 
@@ -210,6 +218,38 @@ def test_more_trials_go_on_from_those_that_are_there(sweeps, kept: Path):
     assert len(again) == len(set(again)) == 3 * 3
 
 
+def test_gc_leaves_what_was_compared_while_more_trials_are_asked_for(sweeps, kept: Path, control: Path):
+    before = declared(kept)
+    (control / "fail-finetune").touch()
+    assert run(sweeps, trials=9) == 1
+    assert (tuning(kept)["final"], declared(kept)["runs"]) == (False, [])
+    assert find(kept, ["steps"], 0.0, print) == []
+    (control / "fail-finetune").unlink()
+    assert run(sweeps, trials=9) == 0
+    trials = {step_id for trial in trials_of(kept) for step_id in trial["steps"].values()}
+    runs = {step_id for one in declared(kept)["runs"] for step_id in one["steps"].values()}
+    assert declared(kept)["steps"].keys() == trials | runs
+    assert len(before["runs"]) == len(declared(kept)["runs"])
+
+
+def test_a_tuned_run_is_reproduced_with_what_was_chosen_for_its_arm(sweeps, kept: Path):
+    (cell,) = (cell for cell in tuning(kept)["cells"] if cell["arm"] == "resize_crop")
+    assert cell["chosen"] != cell["configured"]
+    text = "\n".join(reproduce(kept, "study/resize_crop/s1", sweeps.parts()))
+    assert "checked: today's code and configuration here give the same run" in text
+    (line,) = (line for line in text.splitlines() if "vlmablate.sweep" in line)
+    words = shlex.split(line)
+    (chosen,) = (word for word in words if word.startswith(f"{RATE}="))
+    assert words[3:6] == ["axis=image_resize", "seeds=[1]", "scale=smoke"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controller, "compose_cells", compose_cells)
+        alone = {"study": "alone", "tune": "", "overrides": ("execution.workers=2", chosen)}
+        assert run(sweeps, trials=0, **alone) == 0
+    made = {r.run_id for r in Index(kept).runs if r.study == "alone"}
+    (wanted,) = (r for r in Index(kept).runs if r.label == "study/resize_crop/s1")
+    assert wanted.run_id in made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [5, 15])
 def test_a_controller_that_was_stopped_goes_on_with_the_same_trials(
@@ -271,6 +311,15 @@ def test_a_stopped_trial_is_called_pruned_and_is_no_failure(done: Path):
     assert any("pruned, attempt 1" in line for line in why(results, trial["steps"]["finetune"]))
 
 
+def test_gc_finds_the_checkpoints_of_a_stopped_trial(kept: Path):
+    trial = trials_of(kept, "censored")[0]
+    saved = folder(kept, "finetune", trial["steps"]["finetune"]) / f"{CHECKPOINT_PREFIX}10"
+    saved.mkdir()
+    assert [item.path for item in find(kept, ["checkpoints"], 0.0, print)] == [saved]
+    forgive(saved.parent, 1)
+    assert find(kept, ["checkpoints"], 0.0, print) == []
+
+
 def test_a_stopped_trial_whose_record_is_lost_is_tried_again_and_ends_the_same(sweeps, kept: Path):
     before, trial = tuning(kept), trials_of(kept, "censored")[0]
     shutil.rmtree(folder(kept, "finetune", trial["steps"]["finetune"]))
@@ -278,6 +327,25 @@ def test_a_stopped_trial_whose_record_is_lost_is_tried_again_and_ends_the_same(s
     assert tuning(kept) == before
     assert folder(kept, "finetune", trial["steps"]["finetune"]).exists()
     assert calls("evaluate") == []
+
+
+def test_a_trial_that_ends_for_another_study_meanwhile_is_not_tried_again(
+    sweeps, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two commands that have a trial in common would otherwise prune it in turn, for ever."""
+    before, trial = tuning(kept), trials_of(kept, "censored")[0]
+    place = folder(kept, "finetune", trial["steps"]["finetune"])
+    aside = shutil.move(place, tmp_path / "aside")
+
+    def late(*given: Any, **more: Any) -> Scheduler:
+        if not place.exists():
+            shutil.copytree(aside, place)
+        return Scheduler(*given, **more)
+
+    monkeypatch.setattr(controller, "Scheduler", late)
+    assert run(sweeps) == 0
+    assert called_ids() == []
+    assert tuning(kept) == before
 
 
 def test_a_trial_that_diverges_is_a_result(sweeps, results: Path, space: None, control: Path):

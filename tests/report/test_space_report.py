@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,17 @@ from vlmablate.errors import UserError
 from vlmablate.paths import resource
 from vlmablate.report import build, figures, notebook
 from vlmablate.report import formatting as fmt
-from vlmablate.report.build import SPACE_OUTPUTS, build_study
-from vlmablate.report.cost import by_kind, by_purpose
-from vlmablate.report.exploration_section import percent, percent_interval
+from vlmablate.report.build import SPACE_OUTPUTS, build_study, declare
+from vlmablate.report.collect import collect
+from vlmablate.report.cost import by_kind, by_purpose, sharing
+from vlmablate.report.exploration import explore
+from vlmablate.report.exploration_section import curse_sentences, percent, percent_interval
 from vlmablate.report.records import KEYS, records
 from vlmablate.report.sentences import with_seeds
 from vlmablate.report.study import Study
 from vlmablate.report.study_page import page as study_page
 from vlmablate.report.study_page_declared import index_of_folders
+from vlmablate.stats.table import analyse
 
 BASELINE, BEST = "letterbox+two_stage", "resize_naive+single"
 OTHERS = [arm for arm in map("+".join, product(*LEVELS.values())) if arm != BASELINE]
@@ -40,6 +44,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "grid": {},
     "baseline leads": {"effects": dict.fromkeys(OTHERS, -0.2), "seeds": (0, 1), "confirm": (1000, 1001)},
     "searched": {"search": "tpe", "seeds": (0,), "left_out": ["resize_crop+two_stage"]},
+    "one seed": {"seeds": (0,)},
 }
 
 
@@ -184,7 +189,7 @@ def test_a_search_describes_and_tests_nothing(space: Report) -> None:
     assert table["p"].isna().all()
     assert set(table["verdict"]) == {"unresolved"}
     text = " ".join(built.reader.text.split())
-    assert "5 of 6 configurations, proposed one after the other by tpe" in text
+    assert "5 of 6 configurations, chosen by search=tpe" in text
     assert "A search looks where scores are high" in text
     assert "No test here decides:" in text
     assert built.answer["verdicts"][0].startswith("Best of 5 explored configurations")
@@ -218,10 +223,44 @@ def test_costs_tell_exploring_from_training_again(space: Report) -> None:
     assert "3 fresh seeds" in built.reader.text
 
 
+def test_what_failed_counts_for_exploring(space: Report) -> None:
+    built = space("grid")
+    study = Study.load(built.folder, built.home)
+    (lost,) = (run for run in study.runs if run.arm == "resize_crop+single" and run.seed == 0)
+    left = [run for run in study.facts["runs"] if run["run_id"] != lost.run_id]
+    told = {**study.facts["exploration"]}
+    told["explored"] = [run_id for run_id in told["explored"] if run_id != lost.run_id]
+    without = replace(study, facts={**study.facts, "runs": left, "exploration": told})
+    assert by_purpose(without) == by_purpose(study)
+    own = set(lost.steps.values()) - {step for run in without.runs for step in run.steps.values()}
+    forgotten = replace(
+        without,
+        facts={**without.facts, "steps": {i: s for i, s in study.facts["steps"].items() if i not in own}},
+    )
+    assert own
+    assert sharing(without) == pytest.approx(sharing(forgotten))  # what failed saved nothing and lost nothing
+
+
+def test_what_was_chosen_by_another_suite_score_is_said(space: Report) -> None:
+    built = space("grid")
+    study = Study.load(built.folder, built.home)
+    other = "resize_naive+two_stage"
+    told = {**study.facts["exploration"], "best": other}
+    shown = replace(study, facts={**study.facts, "exploration": told})
+    collected = collect(study)
+    analysis = analyse(collected.of(study.compared).results, declare(study.compared, collected))
+    for of, said in ((study, False), (shown, True)):
+        explored = explore(of, collected, analysis)
+        assert explored is not None
+        text = " ".join(curse_sentences(explored, analysis))
+        assert (f"What to train again was chosen while {other} led" in text) == said
+
+
 def test_caveats_and_methods_say_what_was_chosen_on_what(space: Report) -> None:
     text = space("grid").reader.text
     assert "chosen on the same pictures that it is confirmed on" in text
     assert "noise between seeds is taken out" in text
+    assert "noise between seeds is taken out" not in space("searched").reader.text
     assert "space = image_resize × stages (all combinations)" in text
     assert "All runs with scores and fresh seeds enter" in text
 
@@ -253,6 +292,20 @@ def test_a_page_of_several_studies_takes_a_space(space: Report) -> None:
     assert [line["arm"] for line in axis["lines"]] == [BEST]
 
 
+def test_a_space_that_has_no_best_yet_is_not_finished(space: Report, tmp_path: Path) -> None:
+    built = space("grid")
+    study = json.loads((built.folder / "study.json").read_text())
+    told = study["exploration"]
+    study["runs"] = [run for run in study["runs"] if run["run_id"] in told["explored"]]
+    told |= {"best": None, "confirmed": [], "final": False}
+    (folder := tmp_path / "studies" / built.folder.name).mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(study))
+    (tmp_path / "steps").symlink_to(built.home / "steps")
+    shown = study_page(index_of_folders([folder.name], tmp_path), tmp_path)
+    assert shown["axes"][0]["state"] == "unfinished"
+    assert "what it compares is not chosen yet" in str(shown["open"])
+
+
 def test_cells_about_axes_are_in_the_notebook_of_a_space_only(space: Report) -> None:
     source = (resource("analysis") / "report.py").read_text()
     plain = notebook.from_percent(source, {})
@@ -276,14 +329,16 @@ def run_cells(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     return run
 
 
-@pytest.mark.parametrize("name", ["grid", "searched"])
+@pytest.mark.parametrize("name", ["grid", "searched", "one seed"])
 def test_the_notebook_derives_the_verdict_and_the_effects_again(
     space: Report, run_cells: Callable[[Path], str], name: str
 ) -> None:
     built = space(name)
     text = run_cells(built.folder)
     assert f"{len(built.table())} adjusted p-values agree with significance.csv" in text
-    derived = f"{len(built.table('effects'))} effects agree with effects.csv"
+    estimated = built.table("effects")["delta"].notna()
+    assert estimated.all() == (name == "grid")
+    derived = f"{estimated.sum()} effects agree with effects.csv"
     assert (derived in text) == (name != "searched")
 
 

@@ -120,6 +120,30 @@ def test_a_choice_at_the_edge_of_its_range_is_warned_about(tuning: Tuning) -> No
     assert edges(replace(named, cells=(cell((1, "finished", 1.0), chosen=1),))) == []
 
 
+def test_a_chosen_number_outside_its_range_is_said_to_be(tuning: Tuning) -> None:
+    (sentence,) = edges(replace(tuning, cells=(cell((0.0, "finished", 1.0), chosen=0.0),)))
+    assert "the chosen learning rate 0 lies outside its range (1e−05 to 0.01)" in sentence
+
+
+def test_multiples_are_of_what_each_cell_is_configured_with(tuning: Tuning) -> None:
+    times = {PARAMETER: {"kind": "float", "low": 0.1, "high": 10.0, "log": True, "relative": True}}
+    inside = cell((CONFIGURED, "finished", 1.0), chosen=CONFIGURED)
+    above = replace(
+        cell((0.19, "finished", 1.0), chosen=0.19, arm="resize_naive"), configured={PARAMETER: 0.02}
+    )
+    found = replace(tuning, parameters=times, cells=(inside, above))
+    (sentence,) = edges(found)
+    assert sentence.startswith(
+        "resize_naive: the chosen learning rate 0.19 lies at the upper end of its range"
+    )
+    assert "(0.002 to 0.2)" in sentence
+    assert "learning rate (0.1 to 10 times the configured value, logarithmic)" in budget_sentence(found)
+    (figure,) = tuning_plots(found, design(long_table()))
+    for axis, configured in zip(figure.axes, (CONFIGURED, 0.02), strict=False):
+        low, high = axis.get_xlim()
+        assert 0.05 * configured < low < 0.1 * configured < 10 * configured < high < 20 * configured
+
+
 def test_trials_within_noise_of_the_chosen_one_are_counted(tuning: Tuning) -> None:
     scores = pd.DataFrame(
         [(arm, "default", seed, f"{arm}{seed}", "counting", 50.0 + seed) for arm in "ab" for seed in (0, 1)],
@@ -151,6 +175,10 @@ def test_what_is_not_finished_is_said(tuning: Tuning) -> None:
     assert "1 not finished yet" in budget_sentence(part)
     assert "the same command goes on" in budget_sentence(part)
     assert any("resize_naive run with no chosen values yet" in text for text in tuning_caveats(part))
+    other = replace(running, context="small")
+    assert lead(replace(part, cells=(*part.cells, other))) == (
+        "With lr tuned for 1 of 3 pairs of arm and context so far"
+    )
     assert lead(None) == ""
     assert tuning_caveats(None) == []
 

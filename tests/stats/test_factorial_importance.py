@@ -186,3 +186,11 @@ def test_nothing_is_best_without_a_benchmark_with_signal() -> None:
     space = grid((2, 2))
     with pytest.raises(DataError, match="no benchmark carries signal"):
         curse(scores(around(np.zeros((1, 4)), 2, 1.0), space), space, with_signal=[])
+
+
+def test_equal_means_rank_in_the_order_of_the_grid() -> None:
+    full = grid((2, 2))
+    tried = Space(full.axes, dict(reversed(full.levels.items())), searched=True)
+    table = scores(np.array([[0.1, 0.2, 0.3, 0.3], [0.2, 0.3, 0.1, 0.2], [0.3, 0.1, 0.2, 0.1]]), full)
+    assert list(configurations(table, tried)["arm"]) == list(full.levels)
+    assert curse(table, tried).best == next(iter(full.levels))

@@ -12,11 +12,14 @@ from vlmablate.files import read_json, write_json
 from vlmablate.orchestration.evidence import Evidence, FailureClass, death
 from vlmablate.orchestration.jobs import Job
 from vlmablate.orchestration.lease import Attempt, now_text
-from vlmablate.orchestration.marks import cancellation
+from vlmablate.orchestration.marks import cancellation, forgiven
 from vlmablate.orchestration.policy import Decision, PastFailure
+from vlmablate.orchestration.store import Store
 from vlmablate.orchestration.worker import Exit
 
 TAIL_BYTES = 4096
+ENDS_OF_TRIALS = ("Pruned", "Diverged")
+"""Types of errors that say something about the values of a trial."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,17 @@ _WORDS = {
     FailureClass.DEPENDENCY: "a step it needs failed",
     FailureClass.KILLED: "the worker and its batch script were killed",
 }
+
+
+def end_of_trial(store: Store, step: StepSpec) -> Mapping[str, Any] | None:
+    """The error with which the training of a trial ended for good: it was stopped early, or diverged. None for one that
+    may go on, also because somebody asked for it again.
+    """
+    attempt = store.attempt(step)
+    if attempt is None or attempt.state != "failed" or attempt.number <= forgiven(store.directory(step)):
+        return None
+    error: Mapping[str, Any] = attempt.record.get("error") or {}
+    return error if error.get("type") in ENDS_OF_TRIALS else None
 
 
 def fingerprint_of(evidence: Evidence) -> str:

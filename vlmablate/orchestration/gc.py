@@ -14,6 +14,7 @@ from uuid import uuid4
 from vlmablate.files import TEMPORARY_PREFIX
 from vlmablate.orchestration.drift import SUPERSEDED
 from vlmablate.orchestration.lease import LeaseBusyError, claim, latest
+from vlmablate.orchestration.marks import forgiven
 from vlmablate.orchestration.names import Index
 from vlmablate.orchestration.slurm import journal
 from vlmablate.orchestration.snapshot import FOLDER as CODE
@@ -23,7 +24,7 @@ from vlmablate.orchestration.store import ATTEMPTS, CHECKPOINT_PREFIX, QUARANTIN
 CATEGORIES = {
     "quarantine": "damaged and superseded results that were set aside",
     "temporary": "temporary files that a killed process left behind",
-    "checkpoints": "checkpoints of finished steps",
+    "checkpoints": "checkpoints of finished steps, and of trials that were stopped early",
     "steps": "steps that no study refers to any more",
     "submissions": "journals of Slurm submissions that have ended",
     "code": "copies of the code that no job uses",
@@ -175,8 +176,16 @@ def _is_held(directory: Path) -> bool:
 
 def _checkpoints(home: Path) -> Iterator[Path]:
     for step in _step_folders(home):
-        if (step / RESULT).exists() and not _is_held(step):
+        if ((step / RESULT).exists() or _was_pruned(step)) and not _is_held(step):
             yield from (path for path in _entries(step) if path.name.startswith(CHECKPOINT_PREFIX))
+
+
+def _was_pruned(step: Path) -> bool:
+    """Whether a step is the training of a trial that was stopped early, and nobody asked for it again."""
+    attempt = latest(step / ATTEMPTS)
+    if attempt is None or (attempt.record.get("error") or {}).get("type") != "Pruned":
+        return False
+    return attempt.state == "failed" and attempt.number > forgiven(step)
 
 
 def _used(index: Index) -> set[str]:

@@ -190,6 +190,9 @@ def _study(
     runs, trials = tuple(wanted.runs), tuple(wanted.trials)
     declared = declaration(request, axis, runs, store, analysis, {"assets": used}, trials)
     declared |= wanted.facts
+    if existing is not None and any(not fact["final"] for fact in wanted.facts.values()):
+        # More trials, or seeds, are asked for: what was compared before may be wanted again, and `gc` leaves it alone.
+        declared["steps"] = {**existing["steps"], **declared["steps"]}
     declared["analysis_history"] = list((existing or {}).get("analysis_history", []))
     # A command that only looks at finished work keeps the provenance, and the words, of the one that did it.
     if existing is not None:

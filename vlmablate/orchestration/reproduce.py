@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from vlmablate.orchestration.names import Index, KnownRun
 from vlmablate.orchestration.parts import Parts
 from vlmablate.orchestration.space_line import Line, line_through
 from vlmablate.orchestration.store import RESULT, SPEC, Store
+from vlmablate.orchestration.tuned import chosen_values
 
 NOT_COMPARED = frozenset({"metrics.jsonl"})
 """Files that hold times as well, so that no two computations give the same bytes."""
@@ -66,10 +68,14 @@ def reproduce(home: Path, word: str, parts: Parts | None = None) -> list[str]:
 
 def _run(index: Index, word: str) -> KnownRun:
     selection = index.one(word)
-    if selection.runs:
-        return selection.runs[0]
-    assert selection.step is not None
-    users = index.users(selection.step.id)
+    compared = [run for run in selection.runs if run.trial is None]
+    if compared:
+        return compared[0]
+    if selection.step is None:
+        raise UserError(
+            f"'{word}' has only trials of its tuning so far, and no command leads to one of them alone"
+        )
+    users = [run for run in index.users(selection.step.id) if run.trial is None]
     if not users:
         raise UserError(
             f"{selection.title} belongs to no run of a study, so there is no command that leads to it"
@@ -173,10 +179,18 @@ def _assets(declared: Mapping[str, Any]) -> Iterator[str]:
 
 
 def sweep_words(run: KnownRun, declared: Mapping[str, Any]) -> list[str]:
-    """Arguments of a sweep of the run's axis, restricted to its seed; of a design space, of one of its axes."""
+    """Arguments of a sweep of the run's axis, restricted to its seed; of a design space, of one of its axes.
+
+    What tuning chose for the run's arm comes last, because it was chosen instead of what was configured.
+    """
     line = _line(run, declared)
     words = [f"axis={line.axis}", f"seeds=[{run.seed}]", f"scale={declared['scale']}"]
-    return [*words, *line.overrides, *declared["overrides"]]
+    return [*words, *line.overrides, *declared["overrides"], *_chosen(run, declared)]
+
+
+def _chosen(run: KnownRun, declared: Mapping[str, Any]) -> list[str]:
+    values = chosen_values(declared.get("tuning"), run.arm, run.context)
+    return [f"{path}={json.dumps(value)}" for path, value in values.items()]
 
 
 def _line(run: KnownRun, declared: Mapping[str, Any]) -> Line:
@@ -192,6 +206,8 @@ def _command(run: KnownRun, declared: Mapping[str, Any]) -> Iterator[str]:
     yield "export VLMABLATE_HOME=$PWD/reproduced"
     yield f"python -m vlmablate.sweep {shlex.join(sweep_words(run, declared))}"
     yield f"  # trains the {line.arms} arms of the axis with seed {run.seed}; this run is {line.arm}"
+    if _chosen(run, declared):
+        yield "  # with what tuning chose for this arm; the study compared it with arms that have values of their own"
 
 
 def _expected(home: Path, run: KnownRun, made: list[Made]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vlmablate.orchestration import marks
 from vlmablate.orchestration.cancel import is_done
 from vlmablate.orchestration.lease import latest
-from vlmablate.orchestration.names import Index, KnownStep
+from vlmablate.orchestration.names import Index, KnownRun, KnownStep
 from vlmablate.orchestration.store import ATTEMPTS
 
 
@@ -44,15 +44,16 @@ def retry(home: Path, words: Sequence[str], report: Callable[[str], None]) -> li
         if changed
         else "nothing was failed or cancelled"
     )
-    for label in _still_cancelled(index, [s.step.id for s in selections if s.step is not None]):
-        report(f"other steps of {label} are still cancelled: vlmablate retry {label}")
+    for run in _still_cancelled(index, [s.step.id for s in selections if s.step is not None]):
+        word = run.label if run.trial is None else run.study  # a trial has no name that a command line takes
+        report(f"other steps of {run.label} are still cancelled: vlmablate retry {word}")
     return list(dict.fromkeys(str(index.studies[study]["command"]) for study in studies))
 
 
-def _still_cancelled(index: Index, step_ids: Sequence[str]) -> list[str]:
-    """Labels of the runs of single steps that would not get any further than these steps."""
+def _still_cancelled(index: Index, step_ids: Sequence[str]) -> list[KnownRun]:
+    """The runs of single steps that would not get any further than these steps."""
     return [
-        run.label
+        run
         for step_id in step_ids
         for run in index.users(step_id)
         if any(marks.is_cancelled(index.home / index.steps[other].directory) for other in run.steps.values())

@@ -20,6 +20,7 @@ from vlmablate.orchestration.failures import (
     Outcome,
     cancelled_by,
     cause_of,
+    end_of_trial,
     evidence_of,
     fingerprint_of,
     past_failure,
@@ -58,6 +59,7 @@ class _Ready(Enum):
     DONE = auto()
     DEP_FAILED = auto()
     CANCELLED = auto()
+    ENDED = auto()
     GONE = auto()
 
 
@@ -170,9 +172,15 @@ class Scheduler:
                 self._start(job)
             elif ready is _Ready.DEP_FAILED:
                 self.outcome.dep_failed.append(job)
-                self._failed |= {step.id for step in job.steps}
+                own = {step.id for step in job.steps}
+                if not job.requires & (self._failed - self._over):
+                    self._over |= own
+                self._failed |= own
             elif ready is _Ready.CANCELLED:
                 self._judge(job, [step for step in job.steps if not self._is_done(step)], None)
+            elif ready is _Ready.ENDED:
+                left = [step for step in job.steps if not self._is_done(step)]
+                self._end_trial(next(filter(self._has_ended, left), left[0]), left)
             elif ready is _Ready.GONE:
                 self.outcome.replan = True
 
@@ -220,7 +228,14 @@ class Scheduler:
                 return _Ready.WAIT
             if cancelled_by(self._store.directory(step)):
                 return _Ready.CANCELLED
+            # Another study that has the same trial was quicker. Tried again it would end the same.
+            if self._has_ended(step):
+                return _Ready.ENDED
         return _Ready.START
+
+    def _has_ended(self, step: StepSpec) -> bool:
+        """Whether it trains a trial that ended without a result."""
+        return step.id in self._trials and end_of_trial(self._store, step) is not None
 
     def _is_done(self, step: StepSpec) -> bool:
         if step.id not in self._done and self._store.inspect(step).state is State.DONE:
@@ -274,9 +289,7 @@ class Scheduler:
             self._pending.insert(0, job)
             return
         if decision.action is Action.END:
-            self.outcome.ended.append(step.id)
-            self._over |= {other.id for other in left}
-            self._failed |= self._over
+            self._end_trial(step, left)
             self._display.message(f"{step.kind} {job.label}: {cause}")
             return
         if cls is FailureClass.DISK_FULL and decision.action is Action.STOP_SWEEP:
@@ -289,6 +302,11 @@ class Scheduler:
         self._fail(Failure(step, job.label, words, log, fingerprint_of(evidence)), left)
         if decision.action is Action.STOP_SWEEP:
             self._halt(f"a failure of the kind {cls} stops the sweep; nothing more is started")
+
+    def _end_trial(self, step: StepSpec, left: list[StepSpec]) -> None:
+        self.outcome.ended.append(step.id)
+        self._over |= {other.id for other in left}
+        self._failed |= self._over
 
     def _fail(self, failure: Failure, left: list[StepSpec]) -> None:
         self.outcome.failures.append(failure)

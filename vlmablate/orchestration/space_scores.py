@@ -7,6 +7,7 @@ from typing import Any
 
 from vlmablate.design.spec import RunSpec
 from vlmablate.orchestration.adaptive import Facts
+from vlmablate.orchestration.tuning_trials import nothing_to_choose_by
 
 _POINTS = 100.0
 _DIGITS = 9
@@ -29,6 +30,7 @@ def suite_means(
 
     Raises:
         DataError: for a run that lacks a benchmark that others have.
+        UserError: where none of the benchmarks is part of the suite.
     """
     import pandas as pd
 
@@ -43,6 +45,8 @@ def suite_means(
                 records.append((run.arm, run.context, run.seed, run.run_id, name, points))
                 if entry.get("majority") is not None:
                     majority[name] = float(entry["majority"])
+    if not records:
+        raise nothing_to_choose_by({name for run in runs for name in facts[run.run_id]})
     table = pd.DataFrame(records, columns=["arm", "context", "seed", "run_id", "benchmark", "points"])
     settings, _ = read_analysis(analysis)
     signal = find_signal(table, baseline, majority, settings.signal_margin)

@@ -86,8 +86,15 @@ def wishes(question: Question, compared: Callable[[Question], Wishes]) -> Wishes
 
 def with_choices(cells: Sequence[Cell], tuning: Mapping[str, Any] | None) -> list[Cell]:
     """Cells with the values that a study's ``tuning`` says were chosen for them."""
-    chosen = {(cell["arm"], cell["context"]): cell["chosen"] for cell in (tuning or {}).get("cells", ())}
-    return [with_values(cell, chosen.get((cell.arm, cell.context)) or {}) for cell in cells]
+    return [with_values(cell, chosen_values(tuning, cell.arm, cell.context)) for cell in cells]
+
+
+def chosen_values(tuning: Mapping[str, Any] | None, arm: str, context: str) -> Mapping[str, Any]:
+    """What a study's ``tuning`` says was chosen for a cell; empty where it was not tuned, or not yet."""
+    for cell in (tuning or {}).get("cells", ()):
+        if (cell["arm"], cell["context"]) == (arm, context):
+            return cell["chosen"] or {}
+    return {}
 
 
 def _best(cell: Tunable, trials: Sequence[Tried]) -> Tried | None:

@@ -7,7 +7,7 @@ batch end. What is lost of the results is computed again; nothing else is rememb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from vlmablate.design.spec import RunSpec, StepSpec
 from vlmablate.design.step_table import seed_field
 from vlmablate.errors import UserError
 from vlmablate.orchestration import adaptive
-from vlmablate.orchestration.marks import forgiven
+from vlmablate.orchestration.failures import end_of_trial
 from vlmablate.orchestration.milestones import Milestone, limits, read_curve
 from vlmablate.orchestration.store import Store
 from vlmablate.orchestration.trial_batches import next_batch
@@ -71,9 +71,22 @@ class Tried:
 
 
 def suite_score(benchmarks: adaptive.Facts) -> float:
-    """100 times the mean over the benchmarks of the suite of their mean scores: points."""
+    """100 times the mean over the benchmarks of the suite of their mean scores: points.
+
+    Raises UserError where none of the benchmarks is part of the suite.
+    """
     means = [float(entry["mean"]) for entry in benchmarks.values() if entry.get("suite", True)]
+    if not means:
+        raise nothing_to_choose_by(benchmarks)
     return _POINTS * sum(means) / len(means)
+
+
+def nothing_to_choose_by(benchmarks: Collection[str]) -> UserError:
+    """The error for scores that make no suite score."""
+    return UserError(
+        f"benchmark.names={sorted(benchmarks)}: none of these is part of the suite score, by which tune= and "
+        "axis=[…] choose; add one that is"
+    )
 
 
 def trials_of(cell: Tunable, budget: int, make: Make, store: Store) -> list[Tried]:
@@ -138,14 +151,10 @@ def end_of(run: RunSpec, benchmarks: adaptive.Facts | None, store: Store) -> End
     if benchmarks is not None:
         return End(TrialState.FINISHED, suite_score(benchmarks), 1.0)
     for step in own_trainings(run):
-        attempt = store.attempt(step)
-        if attempt is None or attempt.state != "failed":
+        error = end_of_trial(store, step)
+        if error is None:
             continue
-        error = attempt.record.get("error") or {}
-        facts = error.get("facts") or {}
-        state = _ENDS.get(str(error.get("type")))
-        if state is None or attempt.number <= forgiven(store.directory(step)):
-            continue
+        state, facts = _ENDS[error["type"]], error.get("facts") or {}
         share, why = float(facts.get("share", 0.0)), str(error.get("message", ""))
         return End(
             state, None, share, why, facts.get("loss"), int(facts.get("step", 0)), int(facts.get("steps", 0))

@@ -172,6 +172,7 @@ def collect(study: Study) -> Collected:
         parts.append(examples.assign(**identity, seed=run.seed, run_id=run.run_id))
     if not parts:
         waits = "; ".join(f"{run['arm']} seed {run['seed']}: {run['reason']}" for run in missing[:3])
+        waits = waits or "what is compared is not chosen yet; the same command goes on"
         raise UserError(f"study {study.name} has no finished run yet ({waits})")
     results = pd.concat(parts, ignore_index=True)[SCHEMA.names]
     return Collected(results, missing, dict(sorted(benchmarks.items())))

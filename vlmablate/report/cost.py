@@ -68,8 +68,8 @@ def by_arm(study: Study) -> list[Cost]:
 def by_purpose(study: Study) -> list[Cost]:
     """What choosing cost beside what was compared; empty for a study that chooses nothing.
 
-    Tuned arms: `tuning` are the steps that only trials need, `comparison` the others. A design space: `exploring` are
-    all steps of the explored runs, `training again` those that the compared runs need beyond them.
+    Tuned arms: `tuning` are the steps that only trials need, `comparison` the others. A design space: `training again`
+    are the steps that only the compared runs need, `exploring` all others, also those of combinations that failed.
     """
 
     def steps(runs: Iterable[Run | Trial]) -> set[str]:
@@ -81,7 +81,8 @@ def by_purpose(study: Study) -> list[Cost]:
     elif study.facts.get("exploration"):
         fresh = {run.run_id for run in study.compared.runs}
         explored = steps(run for run in study.runs if run.run_id not in fresh)
-        parts = {"exploring": explored, "training again": steps(study.compared.runs) - explored}
+        again = steps(study.compared.runs) - explored
+        parts = {"exploring": set(study.facts["steps"]) - again, "training again": again}
     else:
         return []
     return [total(name, _finished(study, ids), "finetune") for name, ids in parts.items()]
@@ -93,8 +94,9 @@ def _finished(study: Study, ids: Iterable[str]) -> list[dict[str, Any]]:
 
 def sharing(study: Study) -> float:
     """Wall seconds that were saved by computing shared steps once, against computing every run and trial alone."""
-    needed = 0.0
-    for one in study.work:
-        finished = _finished(study, set(one.steps.values()))
-        needed += sum(float(result.get("wall_s") or 0) for result in finished)
-    return needed - sum(float(result.get("wall_s") or 0) for result in study.results.values())
+    needed = [set(one.steps.values()) for one in study.work]
+
+    def seconds(ids: Iterable[str]) -> float:
+        return sum(float(result.get("wall_s") or 0) for result in _finished(study, ids))
+
+    return sum(map(seconds, needed)) - seconds(set().union(*needed))

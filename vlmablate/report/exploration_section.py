@@ -11,6 +11,7 @@ from vlmablate.report.cost import by_purpose
 from vlmablate.report.exploration import Explored
 from vlmablate.report.records import Record, records, row_key
 from vlmablate.report.study import Study
+from vlmablate.stats.factorial.shares import UNEXPLAINED
 from vlmablate.stats.families import PRIMARY, is_silent
 from vlmablate.stats.table import Analysis
 from vlmablate.stats.units import SUITE
@@ -34,15 +35,15 @@ def intro(explored: Explored) -> str:
     every = math.prod(len(factor.levels) for factor in space.axes)
     tried = explored.scores["arm"].nunique()
     how = (
-        f"{tried} of {every} configurations, proposed one after the other by {declared['search']}"
+        f"{tried} of {every} configurations, chosen by search={declared['search']}"
         if declared["search"]
         else fmt.plural(tried, "configuration")
     )
     again = len(declared["confirm_seeds"])
     runs = fmt.plural(explored.scores["run_id"].nunique(), "run")
     return (
-        f"{axes}: {how}, explored in {runs}; the best of them and the baseline {declared['baseline']} were then "
-        f"trained again with {fmt.plural(again, 'fresh seed')} each."
+        f"{axes}: {how}, explored in {runs}; then the baseline {declared['baseline']} and the best other one were "
+        f"trained again, with {fmt.plural(again, 'fresh seed')} each."
     )
 
 
@@ -65,7 +66,6 @@ def exploration_section(study: Study, explored: Explored, analysis: Analysis) ->
     sizes = effects[effects["p"].notna()].groupby("family").size().to_dict()
     configurations = [_configuration(explored, row) for row in records(explored.configurations)]
     return {
-        "title": title(explored),
         "axes": [
             {
                 "name": axis["name"],
@@ -88,7 +88,6 @@ def exploration_section(study: Study, explored: Explored, analysis: Analysis) ->
         "best": configurations[:BEST_SHOWN],
         "others": configurations[BEST_SHOWN:],
         "curse": curse_sentences(explored, analysis),
-        "searched": explored.space.searched,
         "cannot": SEARCHED_CANNOT if explored.space.searched else "",
         "cost": cost_sentence(study),
     }
@@ -110,19 +109,23 @@ def suite_sentence(explored: Explored) -> str:
 
 def methods_note(explored: Explored) -> str:
     """The methods of a design space, for the methods section."""
-    families = "one family, interactions another"
     how = (
         "Effects are least-squares estimates over the configurations that were tried, for description only."
         if not explored.tested
         else "A main effect is a level minus its axis' baseline level, averaged over the levels of the other axes; an "
-        f"interaction is a difference of such differences. Main effects of the suite score are {families}."
+        "interaction is a difference of such differences. Main effects of the suite score are one family, "
+        "interactions another."
+    )
+    noise = (
+        f'what the fitted effects leave over, noise between runs included, is the term "{UNEXPLAINED}"'
+        if (explored.importance["kind"] == UNEXPLAINED).any()
+        else "noise between seeds is taken out"
     )
     return (
         f"{how} Importance is the share of the variance between configurations that an axis, or a pair of axes beyond "
-        "its two axes, accounts for (functional analysis of variance); noise between seeds is taken out. All of that "
-        "uses the explored runs only. The verdict uses none of them: the configuration with the best explored mean and "
-        "the baseline are trained again with fresh seeds, so that the luck of seeds which made it the best is not in "
-        "the difference."
+        f"its two axes, accounts for (functional analysis of variance); {noise}. All of that uses the explored runs "
+        "only. The verdict uses none of them: the baseline and the other configuration with the best explored mean "
+        "are trained again with fresh seeds, so that the luck of seeds which made it the best is not in the difference."
     )
 
 
@@ -145,7 +148,7 @@ def exploration_caveats(explored: Explored | None) -> list[str]:
     found.append(
         "The best configuration was chosen on the same pictures that it is confirmed on: fresh seeds take away the "
         "luck of training, not that a configuration happens to suit these pictures. The interval over new pictures as "
-        "well says how far that may reach."
+        "well is wider for the pictures, but not moved for this choice."
     )
     return found
 
@@ -187,11 +190,11 @@ def curse_sentences(explored: Explored, analysis: Analysis) -> list[str]:
         told.append(f"{text}.")
     if found.reason:
         told.append(f"{found.reason[0].upper()}{found.reason[1:].rstrip('.')}.")
-    compared = str(explored.declared["best"])
-    if compared not in (found.best, "") and not leads:
+    led = baseline if explored.declared["baseline_leads"] else str(explored.declared["best"])
+    if found.best != led:
         told.append(
-            f"{compared} was trained again because its mean over all benchmarks, also those without signal, is the "
-            "highest."
+            f"What to train again was chosen while {led} led: then the suite score was over the benchmarks that "
+            "carried signal in the explored runs of the baseline, here it is over those that do in its fresh runs."
         )
     return told
 
@@ -263,7 +266,6 @@ def _effect(row: Mapping[str, Any], sizes: Mapping[Any, int]) -> Record:
         "numbers": f"{fmt.plural(int(row['n_runs']), 'run')}, {fmt.plural(int(row['n_seeds']), 'seed')}",
         "family": family,
         "method": str(row["method"]),
-        "reason": str(row["reason"] or ""),
     }
 
 

@@ -197,7 +197,9 @@ def _mean_price(axes: Iterable[AxisFacts]) -> Price | None:
 def _open(axis: AxisFacts, mean: Price | None) -> list[Record]:
     """What the axis leaves open, each with the command that goes on and what it takes as far as that is known."""
     own = run_price(axis.study) if axis.study else None
-    if axis.state in (ABSENT, PARTIAL):
+    if axis.choosing:
+        started = [_entry(axis, "what it compares is not chosen yet", "", "", axis.asked.command)]
+    elif axis.state in (ABSENT, PARTIAL):
         left = axis.runs - len(axis.finished)
         what = f"{left} of {fmt.plural(axis.runs, 'run')} not done"
         price = _price(own, left) or _price(mean, left, "if its runs take as long as those of the other axes")

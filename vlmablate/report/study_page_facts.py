@@ -129,11 +129,17 @@ class AxisFacts:
     @property
     def state(self) -> str:
         """One of the four states."""
-        if not self.finished:
+        if not self.finished and not self.choosing:
             return ABSENT
-        if len(self.finished) < self.runs:
+        if len(self.finished) < self.runs or self.choosing:
             return PARTIAL
         return REPORTED if self.verdicts and not self.stale else UNREPORTED
+
+    @property
+    def choosing(self) -> bool:
+        """Whether what it compares is not chosen yet: the runs that it declares are not all that it will have."""
+        facts = self.study.facts if self.study else {}
+        return any(not (facts.get(name) or {"final": True})["final"] for name in ("tuning", "exploration"))
 
     @property
     def way(self) -> str:

@@ -70,7 +70,7 @@ class Cell:
 @dataclass(frozen=True)
 class Tuning:
     """What was tuned and how. space: the name of the file in conf/search; parameters: setting -> its range, as in that
-    file; budget: trials of every cell; final: whether nothing can change about it any more."""
+    file (`range_of`: in numbers); budget: trials of every cell; final: whether nothing can change about it any more."""
 
     space: str
     method: str
@@ -90,6 +90,14 @@ class Tuning:
         """The cell's arm, with its context where there are several."""
         several = len({other.context for other in self.cells}) > 1
         return f"{cell.arm} / {cell.context}" if several else cell.arm
+
+    def range_of(self, cell: Cell, parameter: str) -> Mapping[str, Any]:
+        """The range of a parameter for a cell: multiples of the value that it is configured with become numbers."""
+        found = self.parameters[parameter]
+        if not found.get("relative"):
+            return found
+        ends = {end: found[end] * cell.configured[parameter] for end in ("low", "high")}
+        return {**found, **ends, "relative": False}
 
     def short(self, parameter: str) -> str:
         """'learning rate' for 'stages.finetune.learning_rate', unless another parameter ends alike."""

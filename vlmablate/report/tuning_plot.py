@@ -58,8 +58,7 @@ def _figure(tuning: Tuning, design: Design, panels: Sequence[Panel], bounds: tup
 
 def _draw(axis: Axes, tuning: Tuning, cell: Cell, name: str, colour: str, marker: str) -> dict[str, Any]:
     """One panel; returns label -> what is drawn, for the legend."""
-    parameter = tuning.parameters[name]
-    place = _axis_of(axis, parameter, cell.configured.get(name))
+    place = _axis_of(axis, tuning.range_of(cell, name), cell.configured.get(name))
     handles: dict[str, Any] = {}
     if name in cell.configured:
         line = axis.axvline(

@@ -17,6 +17,12 @@ from vlmablate.stats.table import Analysis
 
 EDGE = 0.05
 """A chosen number within this share of its range from an end lies at the edge of the range."""
+PROPOSED = {
+    "tpe": "drawn at random or, once there were scores to learn from, proposed by TPE",
+    "random": "drawn at random",
+    "grid": "from a grid",
+}
+"""Method of a search -> where its proposals come from."""
 
 
 def lead(tuning: Tuning | None) -> str:
@@ -26,7 +32,9 @@ def lead(tuning: Tuning | None) -> str:
     if tuning.whole:
         return f"With {tuning.space} tuned for every arm"
     done = sum(cell.chosen is not None for cell in tuning.cells)
-    return f"With {tuning.space} tuned for {done} of {len(tuning.cells)} arms so far"
+    several = len({cell.context for cell in tuning.cells}) > 1
+    of = "pairs of arm and context" if several else "arms"
+    return f"With {tuning.space} tuned for {done} of {len(tuning.cells)} {of} so far"
 
 
 def edges(tuning: Tuning) -> list[str]:
@@ -34,32 +42,38 @@ def edges(tuning: Tuning) -> list[str]:
     found = []
     for cell in tuning.cells:
         for name, value in (cell.chosen or {}).items():
-            end = _end(tuning.parameters.get(name, {}), value)
-            if end:
-                low, high = (show_value(tuning.parameters[name][key]) for key in ("low", "high"))
+            parameter = tuning.range_of(cell, name)
+            where = _where(parameter, value)
+            if where:
+                low, high = (show_value(parameter[key]) for key in ("low", "high"))
                 found.append(
-                    f"{tuning.name(cell)}: the chosen {tuning.short(name)} {show_value(value)} lies at the {end} end "
-                    f"of its range ({low} to {high}), so a better one may lie beyond; widen the range in "
+                    f"{tuning.name(cell)}: the chosen {tuning.short(name)} {show_value(value)} lies {where} "
+                    f"its range ({low} to {high}), so a better one may lie beyond; widen the range in "
                     f"conf/search/{tuning.space}.yaml and run the same command again."
                 )
     return found
 
 
-def _end(parameter: Mapping[str, Any], value: Any) -> str:
-    """'lower' or 'upper' for a number at an end of its range, else empty."""
-    if parameter.get("kind") not in ("float", "int") or isinstance(value, bool):
+def _where(parameter: Mapping[str, Any], value: Any) -> str:
+    """'at the lower end of' for a number at an end of its range, 'outside' for a configured one that is not in it, else
+    empty."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if parameter["kind"] not in ("float", "int") or not number:
         return ""
     low, high, at = float(parameter["low"]), float(parameter["high"]), float(value)
+    if not low <= at <= high:
+        return "outside"
     if parameter.get("log"):
         low, high, at = math.log(low), math.log(high), math.log(at)
     share = (at - low) / (high - low)
     # Whole numbers are at an end or they are not; of floats none falls on it exactly.
     room = EDGE if parameter["kind"] == "float" else 1e-9
-    return "lower" if share <= room else "upper" if share >= 1 - room else ""
+    end = "lower" if share <= room else "upper" if share >= 1 - room else ""
+    return f"at the {end} end of" if end else ""
 
 
 def luck(tuning: Tuning, found: Noise) -> list[str]:
-    """How many trials of each cell score as well as the chosen one as far as one training can tell."""
+    """How many trials of each cell one training cannot tell from the chosen one."""
     if not math.isfinite(found.difference):
         return []
     told = []
@@ -77,7 +91,7 @@ def luck(tuning: Tuning, found: Noise) -> list[str]:
         room = fmt.points(found.difference, decimals=fmt.decimals_for(found.difference))
         told.append(
             f"{tuning.name(cell)}: {many} within {room} points of the chosen one{same}. Two trainings of one "
-            "configuration differ by as much, so which of these was chosen is luck."
+            "configuration may differ by as much, so these trials do not show that the chosen values are better."
         )
     return told
 
@@ -94,12 +108,12 @@ def budget_sentence(tuning: Tuning) -> str:
     ]
     text = (
         f"Every {of} got the same budget: {fmt.plural(tuning.budget, 'trial')} of {names}, the first of them with the "
-        f"values that were configured, the others proposed by {tuning.method}. All trials: {fmt.listing(counts)}."
+        f"values that were configured, the others {PROPOSED[tuning.method]}. All trials: {fmt.listing(counts)}."
     )
     short = [cell for cell in tuning.cells if len(cell.trials) < tuning.budget]
     if short and tuning.final:
         text += (
-            f" {fmt.listing([tuning.name(cell) for cell in short])} got fewer: its space has no more values."
+            f" {fmt.listing([tuning.name(cell) for cell in short])} got fewer: the space has no more values."
         )
     if not tuning.final:
         text += " Tuning is not finished; the same command goes on."
@@ -152,7 +166,6 @@ def tuning_section(study: Study, analysis: Analysis) -> Record | None:
     spent, compared = by_purpose(study)
     whole = spent.wall_s + compared.wall_s
     return {
-        "space": tuning.space,
         "parameters": [tuning.short(name) for name in tuning.parameters],
         "contexts": len({cell.context for cell in tuning.cells}) > 1,
         "budget": budget_sentence(tuning),
@@ -160,7 +173,7 @@ def tuning_section(study: Study, analysis: Analysis) -> Record | None:
             f"Tuning took {fmt.plural(spent.steps, 'step')} and {fmt.duration(spent.wall_s)} of wall time, "
             f"{_percent(spent.wall_s, whole)} of the study's; the comparison {fmt.plural(compared.steps, 'step')} and "
             f"{fmt.duration(compared.wall_s)}. Steps that several trials share, or that the comparison needs as well, "
-            "were computed once; work of a pruned or failed trial counts as far as its steps left a result."
+            "were computed once. Only steps with a result are counted: what a pruned or failed training took is not."
         ),
         "cells": [_cell(tuning, cell, analysis.run_scores) for cell in tuning.cells],
         "edges": edges(tuning),
@@ -187,7 +200,6 @@ def _cell(tuning: Tuning, cell: Cell, run_scores: pd.DataFrame) -> Record:
             }
             for name in tuning.parameters
         ],
-        "kept": cell.chosen is not None and cell.chosen == cell.configured,
         "before": fmt.points(before.score) if before else fmt.NOTHING,
         "best": fmt.points(best.score) if best else fmt.NOTHING,
         "gain": fmt.points(gain, signed=True),
@@ -222,7 +234,8 @@ def _range(parameter: Mapping[str, Any]) -> str:
     if parameter.get("kind") == "categorical":
         return ", ".join(show_value(choice) for choice in parameter["choices"])
     low, high = show_value(parameter["low"]), show_value(parameter["high"])
-    return f"{low} to {high}{', logarithmic' if parameter.get('log') else ''}"
+    of = " times the configured value" if parameter.get("relative") else ""
+    return f"{low} to {high}{of}{', logarithmic' if parameter.get('log') else ''}"
 
 
 def _percent(part: float, whole: float) -> str:

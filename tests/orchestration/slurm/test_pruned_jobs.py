@@ -67,3 +67,7 @@ def test_a_trial_above_its_limit_ends_and_is_not_submitted_again(
     assert journal.open_submissions(home) == []
     attempts = list((store.directory(runs[0].steps["finetune"]) / "attempts").glob("[0-9][0-9][0-9].json"))
     assert len(attempts) == 1
+    # Another command that has the same trial, and read the store before it ended there.
+    jobs = len(fake_slurm.read_jobs())
+    assert work().ended == trainings[:1]
+    assert len(fake_slurm.read_jobs()) == jobs

@@ -22,6 +22,7 @@ from vlmablate.orchestration.failures import (
     Outcome,
     cancelled_by,
     cause_of,
+    end_of_trial,
     evidence_of,
     fingerprint_of,
     past_failure,
@@ -200,6 +201,7 @@ class SlurmRound:
         missing = [step for step in plan.missing if step.id not in at_work and step.id not in elsewhere]
         for step in missing:
             self._heed_cancellation(step)
+            self._heed_end(step)
         blocked = set(self._trouble.given_up)
         deferred = set(elsewhere)
         jobs = []
@@ -222,6 +224,12 @@ class SlurmRound:
         said = "" if step.id in self._trouble.given_up else cancelled_by(self._store.directory(step))
         if said:
             self._give_up(Failure(step, step.slug, said, self._store.directory(step) / LOG), [step])
+
+    def _heed_end(self, step: StepSpec) -> None:
+        """Take note of a trial that ended for another study that has the same one."""
+        trial = step.id in self._around.milestones and step.id not in self._trouble.given_up
+        if trial and end_of_trial(self._store, step) is not None:
+            self._end_trial(step, [step])
 
     def _submit_jobs(
         self, plan: Plan, jobs: list[Job], at_work: Mapping[str, Element], job_ids: dict[str, str]
@@ -468,9 +476,7 @@ class SlurmRound:
             with suppress(DiskFull):
                 write_verdict(attempt, kind, cause, decision, state.nodes)
         if decision.action is Action.END:
-            self.outcome.ended.append(step.id)
-            self._trouble.ended |= {other.id for other in left}
-            self._trouble.given_up |= self._trouble.ended
+            self._end_trial(step, left)
             self._display.message(f"{step.kind} {label}: {cause}")
             return False
         earlier = (submission.token, index) in (self._earlier or ()) and kind is not FailureClass.CANCELLED
@@ -487,6 +493,11 @@ class SlurmRound:
         if decision.action is Action.STOP_SWEEP:
             self._halt(f"{cause}: nothing more is started")
         return False
+
+    def _end_trial(self, step: StepSpec, left: list[StepSpec]) -> None:
+        self.outcome.ended.append(step.id)
+        self._trouble.ended |= {other.id for other in left}
+        self._trouble.given_up |= self._trouble.ended
 
     def _give_up(self, failure: Failure, left: list[StepSpec]) -> None:
         self.outcome.failures.append(failure)

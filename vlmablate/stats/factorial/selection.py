@@ -37,6 +37,9 @@ from vlmablate.stats.factorial.strata import degrees, parts, strata
 
 Array = NDArray[np.float64]
 
+_DIGITS = 9
+"""Of a mean in points: configurations that differ by less are equally good."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -81,7 +84,7 @@ def curse(scores: pd.DataFrame, space: Space, with_signal: Collection[str] | Non
     best then. Equal means: the first in the order of the space.
     """
     runs, found = _shrunk(scores, space, with_signal)
-    best = int(np.nanargmax(found.means))
+    best = _ranked(found.means, space, runs.arms)[0]
     baseline = space.arm_of.get(space.baseline)
     base = runs.arms.index(baseline) if baseline is not None else -1
     lead, shrunken_lead = (
@@ -108,13 +111,20 @@ def configurations(
 ) -> pd.DataFrame:
     """The configurations that were run, best first: arm, rank, n_seeds, mean, shrunken (points). Errors: as `curse`."""
     runs, found = _shrunk(scores, space, with_signal)
-    ran = [int(i) for i in np.argsort(-found.means, kind="stable") if not math.isnan(found.means[i])]
+    ran = _ranked(found.means, space, runs.arms)
     number = counts(runs)
     records = [
         (runs.arms[i], rank, number[runs.arms[i]], float(found.means[i]), float(found.shrunken[i]))
         for rank, i in enumerate(ran, 1)
     ]
     return pd.DataFrame(records, columns=["arm", "rank", "n_seeds", "mean", "shrunken"])
+
+
+def _ranked(means: Array, space: Space, arms: Sequence[str]) -> list[int]:
+    """The places of the arms that have runs, best first; equal means in the order of `Space.grid`."""
+    order = {levels: place for place, levels in enumerate(space.grid)}
+    ran = [place for place in range(len(arms)) if not math.isnan(means[place])]
+    return sorted(ran, key=lambda i: (-round(float(means[i]), _DIGITS), order[tuple(space.levels[arms[i]])]))
 
 
 def _shrunk(
