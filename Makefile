@@ -33,9 +33,9 @@ test: $(INSTALLED) lint ## lint and the fast tests, on two cores
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not slurm and not long"
 
 test-slow: $(INSTALLED) ## whole sweeps, killed and resumed
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "slow and not slurm"
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "slow and not slurm and not long"
 
-test-long: $(INSTALLED) ## every axis at scale=tiny, cut short (all arms, one seed), and compiled layers; about 20 minutes of two cores
+test-long: $(INSTALLED) ## every axis at scale=tiny, cut short (all arms, one seed), compiled layers, more simulated studies; about 25 minutes of two cores
 	@$(BIN)/python -m pytest -m long
 
 slurm-up: ## a real Slurm on this machine, with and without accounting  (Debian, root; PROFILE=…)

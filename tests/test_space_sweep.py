@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 COMMAND = (
     sys.executable, "-m", "vlmablate.sweep", "axis=[image_resize,stages]", "scale=smoke", "seeds=2", "confirm=2",
     "data.train_scenes=24", "data.evaluation_scenes=12", "llm.pretrain.scenes=32", "llm.pretrain.steps=4",
+    "launcher=debug",
 )  # fmt: skip
 DEADLINE_S = 600
 

@@ -1,11 +1,10 @@
-"""The axis `epochs_trunk` at `scale=smoke` with the real steps, killed on the way, against separate trainings."""
+"""The axis `epochs_trunk` at `scale=smoke` with the real steps, against separate trainings."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,43 +14,33 @@ from vlmablate.files import read_json
 
 pytestmark = pytest.mark.slow
 
-COMMAND = (sys.executable, "-m", "vlmablate.sweep", "axis=epochs_trunk", "scale=smoke", "seeds=1")
+COMMAND = (
+    *(sys.executable, "-m", "vlmablate.sweep"),
+    *("axis=epochs_trunk", "scale=smoke", "seeds=1", "launcher=debug"),
+)
 APART = "stages.finetune.branches=null"
 DEADLINE_S = 300
 RUN = ["arm", "seed", "benchmark", "metric", "example_id"]
 
 
-def start(home: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def sweep(home: Path, *more: str) -> None:
+    done = subprocess.run(
         [*COMMAND, *more],
         env={**os.environ, "VLMABLATE_HOME": str(home)},
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+        capture_output=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
-
-
-def sweep(home: Path, *more: str) -> str:
-    process = start(home, *more)
-    output, _ = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, output
-    return output
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of the axis on trunks, whose first sweep was killed in one, and of the same arms apart."""
+    """The results of the axis on trunks, and of the same arms apart."""
     folder = tmp_path_factory.mktemp("home")
-    process = start(folder, "execution.save_every=1")
-    deadline = time.monotonic() + DEADLINE_S
-    while not list(folder.glob("steps/trunk/*/progress.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-    process.kill()  # with -9; its workers end with it
-    process.communicate(timeout=DEADLINE_S)
-    sweep(folder, "launcher=debug")
-    sweep(folder, "launcher=debug", APART)
+    sweep(folder)
+    sweep(folder, APART)
     return folder
 
 

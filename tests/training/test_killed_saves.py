@@ -32,6 +32,9 @@ DEATHS = [
     for victims in ([rank], [0, 1])
     if rank == 0 or moment not in doomed.ALONE_ON_0
 ] + [("committing", 0, [1])]
+"""Where a process dies while it saves, on which rank, and who dies with it."""
+KEPT = [death for death in DEATHS if death[1:] in ((0, [0, 1]), (0, [1]))] + [("half", 1, [1])]
+"""Those that are tried whenever something changes."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,11 @@ def curve(out: Path) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss"], row["gradient_norm"]) for row in rows]
 
 
-@pytest.mark.parametrize(("moment", "rank", "victims"), DEATHS, ids=str)
+@pytest.mark.parametrize(
+    ("moment", "rank", "victims"),
+    [pytest.param(*death, marks=() if death in KEPT else pytest.mark.long) for death in DEATHS],
+    ids=str,
+)
 def test_training_goes_on_from_the_last_whole_checkpoint(
     pair: Pair, undisturbed: dict[str, Any], tmp_path: Path, moment: str, rank: int, victims: list[int]
 ) -> None:
