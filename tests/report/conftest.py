@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from IPython import display
 from matplotlib.figure import Figure
 from PIL import Image
 from reported import SHAPES, Built
 from synthetic_study import make_study
 
+from vlmablate.paths import resource
 from vlmablate.report import figures, notebook
 from vlmablate.report.build import build_study
 
@@ -45,3 +47,17 @@ def shape(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
         return made[name]
 
     return get
+
+
+@pytest.fixture
+def run_cells(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], str]:
+    """Run the notebook's code in this process, as the kernel would, and return what it prints."""
+    source = (resource("analysis") / "report.py").read_text()
+
+    def run(folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(display, "display", lambda *shown: None)
+        exec(compile(source, "report.py", "exec"), {})
+        return capsys.readouterr().out
+
+    return run

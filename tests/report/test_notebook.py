@@ -10,10 +10,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import pytest
-from IPython import display
 from reported import SHAPES, Built
-
-from vlmablate.paths import resource
 
 LEVELS = ("design", "items", "checkpoint", "suite")
 
@@ -45,20 +42,6 @@ def test_the_notebook_ran_and_derived_the_same_numbers(built: Built) -> None:
         assert found[3:] == pytest.approx([row.p, row.p_adjusted], rel=0.06)
     assert "note" not in [output["output_type"] for cell in code for output in cell["outputs"]]
     assert "stderr" not in [output.get("name") for cell in code for output in cell["outputs"]]
-
-
-@pytest.fixture
-def run_cells(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], str]:
-    """Run the notebook's code in this process, as the kernel would, and return what it prints."""
-    source = (resource("analysis") / "report.py").read_text()
-
-    def run(folder: Path) -> str:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(display, "display", lambda *shown: None)
-        exec(compile(source, "report.py", "exec"), {})
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from chosen_study import LEVELS, space_study
-from IPython import display
 from reported import Built
 
 from vlmablate.errors import UserError
@@ -313,20 +312,6 @@ def test_cells_about_axes_are_in_the_notebook_of_a_space_only(space: Report) -> 
     assert len(own.cells) == len(plain.cells) + 2
     assert sum("effects.csv" in cell.source for cell in own.cells) == 2
     assert not any("effects.csv" in cell.source for cell in plain.cells)
-
-
-@pytest.fixture
-def run_cells(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], str]:
-    """Run the notebook's code in this process, as the kernel would, and return what it prints."""
-    source = (resource("analysis") / "report.py").read_text()
-
-    def run(folder: Path) -> str:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(display, "display", lambda *shown: None)
-        exec(compile(source, "report.py", "exec"), {})
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.mark.parametrize("name", ["grid", "searched", "one seed"])
